@@ -239,8 +239,13 @@ class Connection:
 
     def reset(self) -> None:
         """Close by RST."""
-        _linger_zero(self.sock)
-        self.sock.close()
+        reset(self.sock)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close `sock` by RST."""
+    _linger_zero(sock)
+    sock.close()
 
 
 def _linger_zero(sock: socket.socket) -> None:
