@@ -61,6 +61,9 @@ class Guarded:
     #: Told how a stream ended, where the result is one; None: it ended with the attempt.
     endings: list[Callable[[Outcome, BaseException | None], None]] | None = None
 
+    def discard(self) -> None:
+        """The result will not be used: give up what it holds."""
+
 
 class Call(Guarded):
     """One run of a decorated function: `resilience.current()` gives it from anywhere inside."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from resilience.core.call import Guarded
+from resilience.core.outcome import Outcome
 
 if TYPE_CHECKING:
     from resilience.core.pipeline import Pipeline
@@ -42,6 +42,8 @@ class WarmUp:
         #: Monotonic seconds.
         self.deadline = deadline
         self.opened = 0
+        #: Runs the user's probe, once; None: there is none.
+        self.probe: Callable[[], Outcome] | None = None
         self.report: dict[str, Any] = {}
         self.errors: list[str] = []
 
@@ -59,12 +61,17 @@ class Plan:
         self.make_path: Callable[[Plan], Any] | None = None
         #: `http.session.Pool`, where requests are pooled.
         self.pool: Any = None
-        #: `http.auth.Authorizer`, where they carry a credential.
+        #: Makes the `http.auth.Authorizer`, once the base URL is known, where requests carry a credential.
+        self.make_authorizer: Callable[[Plan], Any] | None = None
         self.authorizer: Any = None
+        #: Where requests will go, as far as settings tell.
+        self.known_urls: list[str] = []
         #: What the credential's hosts are where they were not named: the pool's base URL.
         self.base_url: str | None = None
         self.request_guards: list[Guard] = []
         self.call_guards: list[Guard] = []
+        #: Stand nearer to the function than all guards of the call.
+        self.inner_guards: list[Guard] = []
 
 
 class Policy:
@@ -89,6 +96,9 @@ class Policy:
 
     def warm_up(self, warmup: WarmUp, pipeline: Pipeline) -> None:
         """Do now what the first call would have to wait for. May raise; the others go on."""
+
+    def forget(self, why: str) -> None:
+        """Let go of what must not be copied or kept: sockets, credentials."""
 
     def decorated(self, pipeline: Pipeline) -> None:
         """A pipeline with this policy was made; one with more policies may follow."""

@@ -1,0 +1,338 @@
+"""Stacked decorators become one pipeline: one wrapper, one call, its guards in the order written."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from resilience.core import events
+from resilience.core.call import _exclusive, CURRENT, Call
+from resilience.core.clock import CLOCK
+from resilience.core.errors import ConfigurationError, DeadlineExceeded
+from resilience.core.kinds import Kind, kind_of, name_of, parameter_position
+from resilience.core.outcome import OK, of_error, of_result
+from resilience.core.policy import Plan, Policy
+
+__all__ = ["Pipeline", "decorate"]
+
+#: Whether no call has begun in this process; the first one takes it. `list.pop` is atomic.
+_cold = [True]
+_compiling = threading.RLock()
+
+
+class Pipeline:
+    """The policies on one function, in the order in which they act; `print(handler.resilience)` shows them.
+
+    What changes: the guards are built once, at the first call, under `_compiling`, when all the decorators are known.
+    """
+
+    chain: Any = None
+    path: Any = None
+    plan: Plan | None = None
+
+    def __init__(self, fn: Callable[..., Any], policies: tuple[Policy, ...], platform: ModuleType) -> None:
+        self.fn = fn
+        self.kind = kind_of(fn)
+        self.name = name_of(fn)
+        self.policies = policies
+        self.platform = platform
+        self._check_repeats()
+        self.first: Any = next((p for p in policies if p.acts == "first"), None)
+        deadlines = [p.deadline for p in policies if p.deadline is not None]
+        #: Seconds that a call may take by its own settings.
+        self.limit = min(deadlines) if deadlines else None
+        self.session_position: int | None = None
+        if any(p.kind == "pooled" for p in policies):
+            self.session_position = parameter_position(fn, "session")
+
+    def _check_repeats(self) -> None:
+        seen: set[tuple[str, str | None]] = set()
+        for policy in self.policies:
+            same = (policy.kind, policy.name)
+            if same in seen:
+                hint = "give each a name= of its own" if policy.acts == "guard" else "once is enough"
+                raise ConfigurationError(
+                    f"@{policy.kind} stands twice on {self.name}"
+                    + (f" under the name {policy.name!r}" if policy.name else "")
+                    + f": {hint}"
+                )
+            if policy.acts != "guard" and any(kind == policy.kind for kind, _ in seen):
+                raise ConfigurationError(f"@{policy.kind} stands twice on {self.name}: once is enough")
+            seen.add(same)
+
+    # ---- building
+
+    def compile(self) -> Any:
+        """Build the guards, once; returns the chain that runs a call."""
+        with _compiling:
+            if self.chain is None:
+                plan = self.planned()
+                awaits = self.kind in (Kind.COROUTINE, Kind.ASYNC_GENERATOR)
+                attempt: Any = _attempt_async(self) if awaits else _attempt(self)
+                for guard in reversed((*plan.call_guards, *plan.inner_guards)):
+                    attempt = guard.bind_async(attempt) if awaits else guard.bind(attempt)
+                self.chain = attempt
+            return self.chain
+
+    def planned(self) -> Plan:
+        """What the policies agree on. Raises `ConfigurationError` where they can't."""
+        with _compiling:
+            if self.plan is not None:
+                return self.plan
+            plan = Plan(self)
+            for policy in self.policies:
+                policy.join(plan)
+            if plan.make_authorizer is not None:
+                plan.authorizer = plan.make_authorizer(plan)
+            for policy in self.policies:
+                if policy.acts != "guard":
+                    continue
+                if policy.scope == "request" and plan.pool is None:
+                    raise ConfigurationError(
+                        f"@{policy.kind}(scope='request') on {self.name} guards the requests of a pool: add @pooled"
+                    )
+                if plan.pool is not None and policy.scope != "call":
+                    plan.request_guards += filter(None, [policy.guard("request", self)])
+                plan.call_guards += filter(None, [policy.guard("call", self)])
+            if plan.make_path is not None:
+                self.path = plan.make_path(plan)
+            self.plan = plan
+            return plan
+
+    # ---- the start and the end of a call
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """A call, with its deadline and its place among the calls around it."""
+        if self.chain is None:
+            self.compile()
+        call = Call(self, args, kwargs, self.platform.recognise(args, kwargs))
+        invocation = call.invocation
+        deadline = invocation.deadline
+        if self.limit is not None:
+            own = CLOCK.monotonic() + self.limit
+            deadline = own if deadline is None else min(deadline, own)
+        parent = CURRENT.get()
+        if parent is not None and not parent.ended:
+            call.parent = parent
+            call.path = parent.path
+            call.redirects = parent.redirects
+            if parent.deadline is not None:
+                deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)
+        elif invocation.exclusive:
+            _exclusive[0] = call
+        if deadline is not None:
+            call.deadline = deadline
+        if self.path is not None:
+            self._open_path(call)
+        if _cold:
+            self._note_cold(call)
+        return call
+
+    def stand_alone(self) -> Call:
+        """A call for a request that no call of the function encloses."""
+        call = Call(self, (), {})
+        call.path = self.path
+        if self.limit is not None:
+            call.deadline = CLOCK.monotonic() + self.limit
+        return call
+
+    def _open_path(self, call: Call) -> None:
+        call.path = self.path
+        if self.path.pool is not None:
+            call.unknown_fails = False
+        self.path.ready()
+        position = self.session_position
+        if position is not None and "session" not in call.kwargs and not 0 <= position < len(call.args):
+            call.kwargs = {**call.kwargs, "session": self.path.session}
+
+    def _note_cold(self, call: Call) -> None:
+        try:
+            call.cold = _cold.pop()
+        except IndexError:
+            return
+        if events.LISTENERS:
+            events.emit(events.ColdStart(call.invocation.platform, call.request_id))
+
+    def end(self, call: Call) -> None:
+        """The call is over, whichever way."""
+        call.ended = True
+        if _exclusive[0] is call:
+            _exclusive[0] = None
+        if events.LISTENERS:
+            ms = (CLOCK.monotonic() - call.started) * 1000 if call.started else 0.0
+            events.emit(
+                events.CallFinished(
+                    self.name,
+                    call.invocation.platform,
+                    call.request_id,
+                    call.cold,
+                    call.outcome.meaning.value,
+                    ms,
+                    call.attempt,
+                    call.requests,
+                )
+            )
+
+    # ---- what a person asks of it
+
+    def policy(self, kind: str, name: str | None = None) -> Any:
+        """The policy of a decorator by its kind, and by name where there are two. Raises `LookupError`."""
+        for policy in self.policies:
+            if policy.kind == kind and name in (None, policy.name):
+                return policy
+        raise LookupError(f"{self.name} has no @{kind}" + (f" named {name!r}" if name else ""))
+
+    @property
+    def breaker(self) -> Any:
+        """The breakers of this function's dependencies: `.state`, `.open()`, `.close()`, `.half_open()`, `.isolate()`,
+        and `breaker["https://api.example.com:443"]` for one of them."""
+        return self.policy("circuit_breaker").handle(self)
+
+    @property
+    def pool(self) -> Any:
+        """The pool of `@pooled`."""
+        return self.policy("pooled").pool
+
+    @property
+    def session(self) -> Any:
+        """A `requests.Session` whose requests go through this pipeline, also outside a call of the function."""
+        self.compile()
+        if self.path is None:
+            raise LookupError(f"{self.name} has no @pooled")
+        return self.path.session
+
+    def warm_up(self, warmup: Any) -> None:
+        """Let each policy do now what the first call would have to wait for."""
+        try:
+            self.planned()
+        except ConfigurationError as error:
+            warmup.failed("settings", error)
+            return
+        place = {"attempt": 0, "first": 1, "guard": 2}
+        for policy in sorted(self.policies, key=lambda p: place[p.acts]):
+            try:
+                policy.warm_up(warmup, self)
+            except Exception as error:
+                warmup.failed(policy.kind, error)
+
+    def __iter__(self) -> Iterator[Policy]:
+        """The policies in the order in which they act."""
+        place = {"first": 0, "guard": 1, "attempt": 2}
+        return iter(sorted(self.policies, key=lambda p: place[p.acts]))
+
+    def __repr__(self) -> str:
+        lines = [f"{self.name} ({self.kind.value})"]
+        for policy in self:
+            described = policy.describe()
+            lines.append(f"  {policy.kind}" + (f": {described}" if described else ""))
+        return "\n".join(lines)
+
+
+def _attempt(pipeline: Pipeline) -> Callable[[Call], None]:
+    if pipeline.kind is not Kind.FUNCTION:
+        from resilience.core import streams
+
+        return streams.opening(pipeline)
+    fn = pipeline.fn
+
+    def attempt(call: Call) -> None:
+        try:
+            call.result = result = fn(*call.args, **call.kwargs)
+        except BaseException as error:
+            call.result = None
+            call.error = error
+            call.outcome = of_error(error)
+        else:
+            call.error = None
+            call.outcome = OK if call.guarded else of_result(result)
+
+    return attempt
+
+
+def _attempt_async(pipeline: Pipeline) -> Callable[[Call], Any]:
+    if pipeline.kind is not Kind.COROUTINE:
+        from resilience.core import streams
+
+        return streams.opening_async(pipeline)
+    fn = pipeline.fn
+
+    async def attempt(call: Call) -> None:
+        try:
+            if call.deadline is None:
+                call.result = await fn(*call.args, **call.kwargs)
+            else:
+                call.result = await _bounded(call, fn(*call.args, **call.kwargs))
+        except BaseException as error:
+            call.result = None
+            call.error = error
+            # A limit of ours that ended it speaks of the dependency as its own timeout would.
+            overdue = isinstance(error, DeadlineExceeded) and error.__cause__ is not None
+            call.outcome = of_error(error.__cause__ or error) if overdue else of_error(error)
+        else:
+            call.error = None
+            call.outcome = OK if call.guarded else of_result(call.result)
+
+    return attempt
+
+
+async def _bounded(call: Call, running: Any) -> Any:
+    # Whoever awaits has imported asyncio already.
+    import asyncio
+
+    assert call.deadline is not None
+    limit = asyncio.timeout(max(call.deadline - CLOCK.monotonic(), 0.0))
+    try:
+        async with limit:
+            return await running
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(f"{call.dependency}: the deadline passed while it ran") from error
+
+
+def decorate(fn: Any, policy: Policy, platform: ModuleType) -> Any:
+    """`fn` with `policy` in front of those that it has already."""
+    if isinstance(fn, (classmethod, staticmethod)):
+        return type(fn)(decorate(fn.__func__, policy, platform))
+    if isinstance(fn, type) or not callable(fn):
+        raise ConfigurationError(f"@{policy.kind} wraps a function, a method or a callable object, not {fn!r}")
+    within = getattr(fn, "resilience", None)
+    if isinstance(within, Pipeline) and getattr(fn, "__wrapped__", None) is within.fn:
+        pipeline = Pipeline(within.fn, (policy, *within.policies), platform)
+    else:
+        pipeline = Pipeline(fn, (policy,), platform)
+    from resilience.core import wrappers
+
+    wrapper = wrappers.wrap(pipeline)
+    _dress(wrapper, pipeline)
+    for each in pipeline.policies:
+        each.decorated(pipeline)
+    return wrapper
+
+
+def _dress(wrapper: Any, pipeline: Pipeline) -> None:
+    fn = pipeline.fn
+    functools.update_wrapper(wrapper, fn)
+    if not hasattr(fn, "__qualname__"):
+        # A partial or a callable object: named after what it runs, so that logs can tell.
+        module, _, qualname = pipeline.name.partition(".") if "." not in pipeline.name else _split(pipeline.name)
+        wrapper.__name__, wrapper.__qualname__ = qualname.rpartition(".")[2], qualname
+        wrapper.__module__ = module
+    wrapper.__wrapped__ = fn
+    wrapper.resilience = pipeline
+    if pipeline.session_position is not None:
+        # Only a function that names a session needs `inspect`.
+        import inspect
+
+        signature = inspect.signature(fn)
+        wrapper.__signature__ = signature.replace(
+            parameters=[p for p in signature.parameters.values() if p.name != "session"]
+        )
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    module, _, rest = name.partition(".")
+    return module, ".", rest

@@ -1,0 +1,91 @@
+"""What a ping looks like. An event may be anything at all: what is not a dict is no ping."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from resilience.core.call import Call
+
+__all__ = ["PINGS", "Pings"]
+
+#: Those that count unless told otherwise. Sources: serverless-plugin-warmup and lambda-warmer-py, their documentation.
+PINGS = ("warmup", "warmer", "serverless-plugin-warmup")
+
+_log = logging.getLogger("resilience")
+
+
+class Pings:
+    """What counts as a ping for one function. Immutable."""
+
+    def __init__(self, kinds: tuple[Any, ...], *, path: str | None, secret_env: str) -> None:
+        self._flags = tuple(k for k in ("warmup", "warmer") if k in kinds)
+        self._plugin = "serverless-plugin-warmup" in kinds
+        self._scheduled = "scheduled" in kinds
+        self._predicates = tuple(k for k in kinds if callable(k))
+        self._path = path
+        self._secret_env = secret_env
+        self.names = tuple(k if isinstance(k, str) else getattr(k, "__name__", "predicate") for k in kinds)
+
+    def match(self, call: Call) -> dict[str, Any] | None:
+        """The ping's own words, a dict that may be empty; None: it is a real call."""
+        event = call.invocation.event
+        if event is None and call.args:
+            event = call.args[0]
+            if type(event) is not dict and len(call.args) > 1:
+                # A method's first argument is its object.
+                event = call.args[1]
+        context = call.invocation.context
+        if type(event) is dict:
+            for flag in self._flags:
+                if event.get(flag) is True:
+                    return event
+            source = event.get("source")
+            if source is not None and self._from(source, event):
+                return event
+            if self._path is not None and self._knocks(event):
+                return event
+        if context is not None and self._plugin and _told_by_client(context):
+            return {}
+        for predicate in self._predicates:
+            if self._holds(predicate, event):
+                return event if type(event) is dict else {}
+        return None
+
+    def _from(self, source: Any, event: dict[str, Any]) -> bool:
+        if source == "serverless-plugin-warmup":
+            return self._plugin
+        # EventBridge: "Scheduled Event" is what a rule with a schedule sends.
+        return self._scheduled and source == "aws.events" and event.get("detail-type") == "Scheduled Event"
+
+    def _holds(self, predicate: Any, event: Any) -> bool:
+        try:
+            return bool(predicate(event))
+        except Exception as error:
+            # A predicate that expects a dict meets a list one day: that is no ping.
+            _log.debug("pings: %s failed on this event: %s", self.names, type(error).__name__)
+            return False
+
+    def _knocks(self, event: dict[str, Any]) -> bool:
+        """A GET of our path (API Gateway 1.0 and 2.0, function URLs) that knows the secret."""
+        http = event.get("requestContext")
+        http = http.get("http") if isinstance(http, dict) else None
+        method = http.get("method") if isinstance(http, dict) else event.get("httpMethod")
+        if method != "GET" or self._path not in (event.get("rawPath"), event.get("path")):
+            return False
+        headers = event.get("headers")
+        given = ""
+        if isinstance(headers, dict):
+            given = next((str(v) for k, v in headers.items() if str(k).lower() == "authorization"), "")
+        secret = os.environ.get(self._secret_env, "")
+        # hmac costs nothing until a request knocks at this very path.
+        import hmac
+
+        # The user agent proves nothing; only the secret does.
+        return bool(secret) and hmac.compare_digest(given.encode(), f"Bearer {secret}".encode())
+
+
+def _told_by_client(context: Any) -> bool:
+    custom = getattr(getattr(context, "client_context", None), "custom", None)
+    return isinstance(custom, dict) and custom.get("source") == "serverless-plugin-warmup"

@@ -1,0 +1,313 @@
+"""How `@retry_ratelimit` acts on a call or a request: the loop, and the decision after each failed attempt."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from resilience.core import events
+from resilience.core.call import Guarded
+from resilience.core.clock import CLOCK
+from resilience.core.errors import CircuitOpen, RateLimited
+from resilience.core.outcome import OK, Meaning, Outcome, Retry, label, of_error
+from resilience.core.policy import AsyncProceed, Proceed
+from resilience.state.budget import RetryBudget
+from resilience.state.gate import RateGate
+
+if TYPE_CHECKING:
+    from resilience.decorators._quota import Quota
+    from resilience.decorators._strategies import Strategies
+    from resilience.decorators.retry_ratelimit import RetryPolicy
+
+__all__ = ["GivenUp", "RetryGuard"]
+
+_log = logging.getLogger("resilience")
+_lock = threading.Lock()
+#: One of each a dependency, for the whole process. What changes: entries are added, under `_lock`.
+_gates: dict[tuple[str, bool], RateGate] = {}
+_budgets: dict[tuple[str, float], RetryBudget] = {}
+_quotas: dict[tuple[str, str], Any] = {}
+_MOST = 1000
+
+
+class GivenUp(NamedTuple):
+    """Why no further attempt was made; stands on a response as `response.resilience`."""
+
+    why: str
+    attempts: int
+    waited: float
+    retry_after: float | None
+
+
+class _Shared(NamedTuple):
+    """What the callers of one dependency share."""
+
+    gate: RateGate
+    budget: RetryBudget | None
+    quota: Quota | None
+
+
+class _Story:
+    """One unit's retries. What changes: by the one thread or task that runs it."""
+
+    __slots__ = ("last", "started", "waited")
+
+    def __init__(self) -> None:
+        self.started = CLOCK.monotonic()
+        self.waited = 0.0
+        #: The last real end: result, error, outcome.
+        self.last: tuple[Any, BaseException | None, Outcome] = (None, None, OK)
+
+
+class RetryGuard:
+    """The guard of one policy. What changes: `_shared`, a cache by dependency, and the strategies, made once."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._shared: dict[str, _Shared] = {}
+        self._strategies: Strategies | None = None
+
+    def _share(self, dependency: str) -> _Shared:
+        policy = self._policy
+        with _lock:
+            for registry in (_gates, _budgets, _quotas, self._shared):
+                if len(registry) > _MOST:
+                    registry.clear()
+            gate = _gates.setdefault((dependency, policy.smooth), RateGate(smooth=policy.smooth))
+            budget = quota = None
+            if policy.budget is not None:
+                budget = _budgets.setdefault((dependency, policy.budget), RetryBudget(ratio=policy.budget))
+            if policy.limit is not None:
+                from resilience.decorators._quota import Quota
+
+                key = (dependency, policy.limit)
+                quota = _quotas.get(key) or _quotas.setdefault(key, Quota(policy.limit, dependency))
+            shared = self._shared[dependency] = _Shared(gate, budget, quota)
+        return shared
+
+    # ---- the loops
+
+    def bind(self, proceed: Proceed) -> Proceed:
+        """`proceed`, tried again where that is worth it."""
+        policy, known = self._policy, self._shared
+        name, custom = policy.name, policy.retry is not None
+
+        def retried(unit: Guarded) -> None:
+            shared = known.get(name or unit.dependency) or self._share(name or unit.dependency)
+            if (shared.gate.closed_until is not None or shared.quota is not None) and not self._wait_turn(unit, shared):
+                return
+            if shared.budget is not None:
+                shared.budget.note_call()
+            proceed(unit)
+            if unit.outcome is OK and not custom:
+                return
+            story = _Story()
+            while (wait := self._after(unit, shared, story)) is not None:
+                unit.discard()
+                CLOCK.sleep(wait)
+                if not self._wait_turn(unit, shared):
+                    self._turned_away(unit, story)
+                    return
+                unit.attempt += 1
+                proceed(unit)
+
+        return retried
+
+    def bind_async(self, proceed: AsyncProceed) -> AsyncProceed:
+        """The same for `async def`."""
+        policy, known = self._policy, self._shared
+        name, custom = policy.name, policy.retry is not None
+
+        async def retried(unit: Guarded) -> None:
+            shared = known.get(name or unit.dependency) or self._share(name or unit.dependency)
+            if (shared.gate.closed_until is not None or shared.quota is not None) and not await self._wait_turn_async(
+                unit, shared
+            ):
+                return
+            if shared.budget is not None:
+                shared.budget.note_call()
+            await proceed(unit)
+            if unit.outcome is OK and not custom:
+                return
+            story = _Story()
+            while (wait := self._after(unit, shared, story)) is not None:
+                unit.discard()
+                await CLOCK.sleep_async(wait)
+                if not await self._wait_turn_async(unit, shared):
+                    self._turned_away(unit, story)
+                    return
+                unit.attempt += 1
+                await proceed(unit)
+
+        return retried
+
+    def _wait_turn(self, unit: Guarded, shared: _Shared) -> bool:
+        """Wait until this dependency may be asked; False: that does not fit, and the unit says so."""
+        while (delay := self._turn(unit, shared)) > 0:
+            CLOCK.sleep(delay)
+        return delay == 0
+
+    async def _wait_turn_async(self, unit: Guarded, shared: _Shared) -> bool:
+        while (delay := self._turn(unit, shared)) > 0:
+            await CLOCK.sleep_async(delay)
+        return delay == 0
+
+    def _turn(self, unit: Guarded, shared: _Shared) -> float:
+        """Seconds to wait for the gate and the quota; 0: go; -1: it does not fit."""
+        delay, whose = shared.gate.delay(), "its rate limit"
+        if delay > 0:
+            delay = shared.gate.reserve()
+        elif shared.quota is not None:
+            delay, whose = shared.quota.take(), f"limit={self._policy.limit!r}"
+        if delay <= 0:
+            return 0.0
+        late = unit.deadline is not None and CLOCK.monotonic() + delay >= unit.deadline
+        if not late and delay <= self._policy.max_retry_after + 1.0:
+            return delay
+        why = f"{whose} ends after the deadline" if late else f"{whose} exceeds max_retry_after"
+        unit.result = None
+        unit.error = RateLimited(self._policy.name or unit.dependency, delay, why)
+        unit.outcome = of_error(unit.error)
+        return -1.0
+
+    def _turned_away(self, unit: Guarded, story: _Story) -> None:
+        """Another's hint came while we waited: the last real end is what the caller gets."""
+        _restore(unit, story)
+        self._give_up(unit, story, "hint")
+
+    # ---- the decision
+
+    def _after(self, unit: Guarded, shared: _Shared, story: _Story) -> float | None:
+        """Seconds to wait before another attempt; None: this was the last, and the unit holds what the caller gets."""
+        outcome = unit.outcome
+        if outcome.guarded or outcome.meaning is Meaning.CANCELLED:
+            if unit.attempt > 1 and isinstance(unit.error, CircuitOpen):
+                # The breaker opened on our own last attempt: what that one met is the news.
+                _restore(unit, story)
+                self._give_up(unit, story, "circuit")
+            return None
+        dependency = self._policy.name or unit.dependency
+        if outcome is not OK and events.LISTENERS:
+            failed = events.AttemptFailed(
+                dependency, unit.attempt, outcome.meaning.value, outcome.status, label(unit.error)
+            )
+            events.emit(failed)
+        if outcome.meaning is Meaning.RATE_LIMITED:
+            if outcome.retry_after is not None:
+                shared.gate.close(outcome.retry_after)
+            if events.LISTENERS:
+                events.emit(events.RateLimited(dependency, outcome.retry_after))
+        story.last = (unit.result, unit.error, outcome)
+        wait = self._decide(unit, shared, story)
+        if isinstance(wait, str):
+            if wait:
+                self._give_up(unit, story, wait)
+            return None
+        story.waited += wait
+        if events.LISTENERS:
+            scheduled = events.RetryScheduled(
+                dependency, unit.attempt, wait, outcome.retry_after, outcome.meaning.value
+            )
+            events.emit(scheduled)
+        _log.debug("%s: %s, attempt %d in %.2f s", dependency, outcome.meaning.value, unit.attempt + 1, wait)
+        return wait
+
+    def _decide(self, unit: Guarded, shared: _Shared, story: _Story) -> float | str:
+        """Seconds to wait, or why not; an empty reason where a retry was never in question."""
+        policy, outcome = self._policy, unit.outcome
+        strategies = self._strategies or self._load()
+        state = strategies.state(unit, story.waited, CLOCK.monotonic() - story.started)
+        if strategies.retry is not None:
+            if not strategies.wanted(state):
+                return ""
+        elif (refused := self._refused(unit)) is not None:
+            return refused
+        if not unit.replayable:
+            return "body"
+        hint = outcome.retry_after
+        wait = strategies.wait(state)
+        if hint is not None:
+            wait = max(wait, hint)
+            state.upcoming_sleep = wait
+        if strategies.stop(state):
+            return "attempts"
+        if hint is not None and hint > policy.max_retry_after:
+            return "hint"
+        if unit.deadline is not None and CLOCK.monotonic() + wait >= unit.deadline:
+            return "deadline"
+        if shared.budget is not None and not shared.budget.try_spend():
+            return "budget"
+        if hint is not None and outcome.meaning is Meaning.RATE_LIMITED:
+            wait = max(wait, shared.gate.reserve())
+        return wait
+
+    def _refused(self, unit: Guarded) -> str | None:
+        """Why an outcome of this meaning is not to be retried; None: it may be."""
+        outcome, policy = unit.outcome, self._policy
+        if outcome.retry is Retry.ALWAYS:
+            return None
+        if unit.error is not None and policy.on and isinstance(unit.error, policy.on):
+            return None
+        if outcome.retry is Retry.NEVER:
+            return ""
+        safe = unit.idempotent if policy.idempotent is None else policy.idempotent
+        return None if safe else "idempotency"
+
+    def _load(self) -> Strategies:
+        # tenacity costs 34 ms to import: not before something has failed.
+        from resilience.decorators._strategies import Strategies
+
+        p = self._policy
+        self._strategies = Strategies(p.attempts, p.base, p.max_wait, p.wait, p.stop, p.retry)
+        return self._strategies
+
+    def _give_up(self, unit: Guarded, story: _Story, why: str) -> None:
+        dependency = self._policy.name or unit.dependency
+        outcome = unit.outcome
+        said = f"resilience: gave up on {dependency} after attempt {unit.attempt}, {story.waited:.1f} s waited: {_WHY[why]}"
+        if events.LISTENERS:
+            given_up = events.RetryGivenUp(dependency, unit.attempt, story.waited, why, outcome.meaning.value)
+            events.emit(given_up)
+        _log.info("%s", said)
+        error = unit.error
+        if error is None:
+            try:
+                unit.result.resilience = GivenUp(why, unit.attempt, story.waited, outcome.retry_after)
+            except Exception:
+                _log.debug("a %s can't say why it was the last", type(unit.result).__name__)
+            return
+        if outcome.meaning is Meaning.RATE_LIMITED and why in ("hint", "deadline") and isinstance(error, Exception):
+            unit.error = error = _as_rate_limited(error, dependency, outcome.retry_after, _WHY[why])
+        error.add_note(said)
+
+
+_WHY = {
+    "attempts": "that was the last attempt",
+    "deadline": "another would not have ended by the deadline",
+    "hint": "it asks for a longer pause than max_retry_after",
+    "budget": "the retry budget is spent",
+    "idempotency": "it may have been processed and is not idempotent",
+    "body": "its body can't be sent again",
+    "circuit": "the circuit has opened",
+}
+
+
+def _restore(unit: Guarded, story: _Story) -> None:
+    unit.result, unit.error, unit.outcome = story.last
+
+
+def _as_rate_limited(error: Exception, dependency: str, retry_after: float | None, why: str) -> Exception:
+    """The real error, as a `RateLimited` too; as it is, where its class does not allow that."""
+    from resilience.core.errors import also
+
+    try:
+        kind = also(RateLimited, type(error))
+        made: Exception = kind.__new__(kind, *error.args)
+        made.__dict__.update(error.__dict__)
+        made.args = error.args
+        made.__dict__.update(dependency=dependency, retry_after=retry_after, why=why)
+    except Exception:
+        return error
+    made.__cause__ = error
+    return made.with_traceback(error.__traceback__)
