@@ -1,7 +1,7 @@
 """What happened, told to whoever listens.
 
 `LISTENERS` is empty until someone calls `listen`; code that has something to tell asks `if events.LISTENERS:` first, so
-that an event that nobody wants is not even made. No event holds a credential, a header or a body.
+that an event that nobody wants is not even made, nor its class loaded. No event holds a credential, a header or a body.
 """
 
 from __future__ import annotations
@@ -9,8 +9,25 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resilience.core._event_types import (
+        AttemptFailed,
+        CallFinished,
+        CircuitChanged,
+        CircuitRejected,
+        ColdStart,
+        ConnectionOpened,
+        ConnectionRetired,
+        CredentialRefreshed,
+        Event,
+        RateLimited,
+        RetryGivenUp,
+        RetryScheduled,
+        StoreDegraded,
+        WarmedUp,
+    )
 
 __all__ = [
     "AttemptFailed",
@@ -33,137 +50,6 @@ __all__ = [
 
 _log = logging.getLogger("resilience")
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """The base of all events."""
-
-
-@dataclass(frozen=True, slots=True)
-class ColdStart(Event):
-    """The first call of this process began; platform: where."""
-
-    platform: str
-    request_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class WarmedUp(Event):
-    """Warming up ended: by whom it was asked for (init, ping, quiet, heartbeat, restore), ms it took, connections opened, what failed."""
-
-    reason: str
-    ms: float
-    connections: int
-    errors: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionOpened(Event):
-    """A new connection; prewarmed: the handshake was done before it was needed."""
-
-    dependency: str
-    ms: float
-    prewarmed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionRetired(Event):
-    """A pooled connection was closed instead of used; why: idle, dropped, fork, snapshot."""
-
-    dependency: str
-    why: str
-    idle: float
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialRefreshed(Event):
-    """A provider was asked; why: first, expiry, ahead, unauthorized. ok: whether it answered."""
-
-    source: str
-    why: str
-    ok: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptFailed(Event):
-    """One attempt did not end in `ok`; meaning: a word of the outcome table."""
-
-    dependency: str
-    attempt: int
-    meaning: str
-    status: int | None
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class RetryScheduled(Event):
-    """Another attempt follows after `wait` seconds; hint: seconds that the dependency asked for."""
-
-    dependency: str
-    attempt: int
-    wait: float
-    hint: float | None
-    meaning: str
-
-
-@dataclass(frozen=True, slots=True)
-class RetryGivenUp(Event):
-    """No further attempt; why: attempts, deadline, budget, hint, idempotency, body, circuit."""
-
-    dependency: str
-    attempts: int
-    waited: float
-    why: str
-    meaning: str
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimited(Event):
-    """The dependency asked for a pause of `retry_after` seconds (None: it did not say how long)."""
-
-    dependency: str
-    retry_after: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitChanged(Event):
-    """A breaker went from one state to another: closed, open, half-open, isolated."""
-
-    dependency: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitRejected(Event):
-    """A call was turned away by an open breaker."""
-
-    dependency: str
-    retry_after: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoreDegraded(Event):
-    """The store failed, and memory serves in its place."""
-
-    store: str
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallFinished(Event):
-    """A call of a decorated function ended; ms: all of it; requests: those made through the pool."""
-
-    name: str
-    platform: str
-    request_id: str | None
-    cold: bool
-    meaning: str
-    ms: float
-    attempts: int
-    requests: int
-
-
 Listener = Callable[[Any], object]
 
 #: What changes: replaced whole under `_lock`, so that a reader needs none.
@@ -178,7 +64,9 @@ def listen(fn: Listener, *types: type[Event]) -> Callable[[], None]:
     goes no further.
     """
     global LISTENERS
-    entry = (fn, types or (Event,))
+    from resilience.core import _event_types
+
+    entry = (fn, types or (_event_types.Event,))
     with _lock:
         LISTENERS = (*LISTENERS, entry)
 
@@ -198,3 +86,12 @@ def emit(event: Event) -> None:
                 fn(event)
             except Exception:
                 _log.exception("a listener failed on %s", type(event).__name__)
+
+def __getattr__(name: str) -> Any:
+    # The classes, at their first use.
+    from resilience.core import _event_types
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(_event_types, name)
+    return value

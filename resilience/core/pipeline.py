@@ -85,6 +85,9 @@ class Pipeline:
             plan = Plan(self)
             for policy in self.policies:
                 policy.join(plan)
+            if plan.base_url is not None:
+                # It knows the port, too.
+                plan.known_urls.insert(0, plan.base_url)
             if plan.make_authorizer is not None:
                 plan.authorizer = plan.make_authorizer(plan)
             for policy in self.policies:

@@ -129,7 +129,8 @@ class BreakerGuard:
         elif verdict:
             breaker.success(permit, elapsed)
         else:
-            breaker.failure(permit, error, retry_after=outcome.retry_after if outcome.status == 503 else None)
+            hint = outcome.retry_after if outcome.status == 503 else None
+            breaker.failure(permit, error, hint, elapsed)
 
     def _verdict(self, unit: Guarded, outcome: Outcome, error: BaseException | None) -> bool | None:
         """True: a success; False: a failure; None: says nothing."""

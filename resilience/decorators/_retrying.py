@@ -311,3 +311,10 @@ def _as_rate_limited(error: Exception, dependency: str, retry_after: float | Non
         return error
     made.__cause__ = error
     return made.with_traceback(error.__traceback__)
+
+
+def forget_all() -> None:
+    """Forget what callers share; for tests."""
+    with _lock:
+        for registry in (_gates, _budgets, _quotas):
+            registry.clear()

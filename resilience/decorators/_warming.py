@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import uuid
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ __all__ = ["INSTANCE", "WarmPolicy"]
 _log = logging.getLogger("resilience")
 
 #: Tells this process from others in a ping's answer.
-INSTANCE = uuid.uuid4().hex[:12]
+INSTANCE = os.urandom(6).hex()
 #: Seconds that the first call waits for a warming up that the init phase began: more would cost more than it saves.
 _FIRST_WAIT = 1.0
 

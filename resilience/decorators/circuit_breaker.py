@@ -115,6 +115,12 @@ class BreakerPolicy(Policy):
         return (f"{self.name}: " if self.name else "") + f"{trips}, {probes}"
 
 
+def forget_all() -> None:
+    """Forget the breakers that functions share; for tests."""
+    with _lock:
+        _breakers.clear()
+
+
 def _ask(pipeline: Pipeline, url: str | None, warmup: WarmUp) -> Outcome:
     call = pipeline.stand_alone()
     call.deadline = warmup.deadline
@@ -136,7 +142,7 @@ class BreakerHandle:
         elif self._policy.name is not None:
             names = [self._policy.name]
         else:
-            names = list(self._pipeline.path.hosts)
+            names = list(self._pipeline.path.hosts) or [self._pipeline.name]
         for name in names:
             if name not in self._policy.known:
                 self._policy.breaker(name)
@@ -158,9 +164,14 @@ class BreakerHandle:
         states = {b.state for b in self._all()}
         return next((s for s in ("isolated", "open", "half-open") if s in states), "closed")
 
+    def _acting(self) -> list[Breaker]:
+        """Those of requests, where there are any: the function's own body goes on to meet them."""
+        breakers = self._all()
+        return [b for b in breakers if b.dependency != self._pipeline.name] or breakers
+
     def open(self) -> None:
-        """Open them, as if they had tripped."""
-        for breaker in self._all():
+        """Open them, as if they had tripped: those of the requests, or the function's own where it has no pool."""
+        for breaker in self._acting():
             breaker.open()
 
     def close(self) -> None:
@@ -170,12 +181,12 @@ class BreakerHandle:
 
     def half_open(self) -> None:
         """Let the next call through as a probe."""
-        for breaker in self._all():
+        for breaker in self._acting():
             breaker.half_open()
 
     def isolate(self) -> None:
         """Keep them open until `close()`."""
-        for breaker in self._all():
+        for breaker in self._acting():
             breaker.isolate()
 
     def __repr__(self) -> str:

@@ -35,8 +35,6 @@ class PoolPolicy(Policy):
 
         plan.pool = self.pool
         plan.base_url = self.base_url
-        if self.base_url is not None:
-            plan.known_urls.append(self.base_url)
         plan.make_path = RequestPath
 
     def warm_up(self, warmup: WarmUp, pipeline: Pipeline) -> None:

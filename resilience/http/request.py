@@ -20,6 +20,8 @@ from resilience.http.sockets import Attempt
 
 __all__ = ["Request", "RequestPath", "dependency_of"]
 
+#: What `HTTPAdapter.send` takes for granted.
+_DEFAULTS: dict[str, Any] = {"stream": False, "timeout": None, "verify": True, "cert": None, "proxies": None}
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 #: By scheme and authority, as they stand in the URL. What changes: grows to `_MOST`, then starts anew; no lock: either of
 #: two threads may write the same value.
@@ -53,7 +55,7 @@ class Request(Guarded):
         self.call = call
         self.adapter = adapter
         self.prepared = prepared
-        self.options = options
+        self.options = {**_DEFAULTS, **options}
         self.dependency = dependency_of(prepared.url)
         if call.deadline is not None:
             self.deadline = call.deadline
@@ -85,12 +87,18 @@ class RequestPath:
         #: URLs of the hosts that requests went to, or will go to.
         self.hosts: dict[str, None] = {}
         for url in plan.known_urls:
-            self.hosts[dependency_of(url)] = None
+            self._note(url)
         self._session: Any = None
         proceed: Proceed = self._attempt
         for guard in reversed(plan.request_guards):
             proceed = guard.bind(proceed)
         self._chain = proceed
+
+    def _note(self, url: str) -> None:
+        """Another host that requests will go to; a bare host says nothing new where its port is known."""
+        host = urlsplit(url).hostname
+        if all(urlsplit(known).hostname != host for known in self.hosts):
+            self.hosts[dependency_of(url)] = None
 
     def ready(self) -> None:
         """A call begins: see to it that its requests come here."""

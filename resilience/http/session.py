@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resilience.core.clock import CLOCK
 from resilience.core.outcome import Meaning, of_error
@@ -19,8 +18,7 @@ __all__ = ["Pool", "PoolSettings", "pool_for"]
 _log = logging.getLogger("resilience")
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
+class PoolSettings(NamedTuple):
     """What makes two pools different; functions with the same settings share one."""
 
     connections: int = 10
