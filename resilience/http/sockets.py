@@ -146,7 +146,7 @@ def resolve(host: str, port: int, timeout: float | None = None) -> list[Address]
     """
     host = host.strip("[]")
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return _look_up(host, port, socket.AI_NUMERICHOST)
     except socket.gaierror:
         # A name, not a number.
         if timeout is None:
@@ -173,9 +173,9 @@ def resolve(host: str, port: int, timeout: float | None = None) -> list[Address]
     return found
 
 
-def _look_up(host: str, port: int) -> list[Address]:
+def _look_up(host: str, port: int, flags: int = 0) -> list[Address]:
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except UnicodeError:
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host name: a label is empty or too long") from None
 

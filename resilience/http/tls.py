@@ -5,12 +5,14 @@ Parsing the CA bundle takes 20 ms and is all but a tenth of what a new connectio
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
 import sys
 import threading
 from collections.abc import Iterable
+from typing import Any
 
 from resilience.core.clock import CLOCK
 from resilience.http.sockets import ATTEMPT, DeadlineSocket, remaining
@@ -24,6 +26,17 @@ class DeadlineSSLSocket(DeadlineSocket, ssl.SSLSocket):
     """The same promise as `DeadlineSocket`, over TLS."""
 
     _NOTHING = (ssl.SSLWantReadError,)
+
+    def getpeername(self) -> Any:
+        try:
+            return super().getpeername()
+        except OSError as error:
+            # `ssl` asks before it shakes hands. Were the peer gone already, it would return a socket without TLS, or
+            # raise and leave the descriptor open.
+            if not hasattr(self, "_connected"):
+                self.close()
+                raise ConnectionResetError(errno.ECONNRESET, "the peer was gone before the TLS handshake") from error
+            raise
 
     def do_handshake(self, block: bool = False) -> None:
         attempt = ATTEMPT.get()
