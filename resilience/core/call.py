@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-__all__ = ["CURRENT", "PLAIN", "Call", "Guarded", "Invocation", "bind", "current", "find"]
+__all__ = ["COLD", "CURRENT", "EXCLUSIVE", "PLAIN", "Call", "Guarded", "Invocation", "bind", "current", "find"]
 
 
 class Invocation(NamedTuple):
@@ -83,14 +83,11 @@ class Call(Guarded):
     redirects: dict[str, str] | None = None
     started: float = 0.0
 
-    def __init__(
-        self, pipeline: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any], invocation: Invocation = PLAIN
-    ) -> None:
-        self.pipeline = pipeline
-        self.args = args
-        self.kwargs = kwargs
-        self.invocation = invocation
-        self.dependency = pipeline.name
+    #: Each pipeline makes a subclass on which what its calls have in common stands, so that a call is made at once.
+    pipeline: Pipeline
+    invocation: Invocation = PLAIN
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any]
 
     @property
     def request_id(self) -> str | None:
@@ -128,14 +125,17 @@ CURRENT: contextvars.ContextVar[Call | None] = contextvars.ContextVar("resilienc
 
 #: The call under way on a platform that runs one at a time. What changes: at each start and end of such a call, by the
 #: one thread that runs it; a thread that the function started may read it at any time.
-_exclusive: list[Call | None] = [None]
+EXCLUSIVE: list[Call | None] = [None]
+
+#: Holds True until the first call of this process takes it.
+COLD = [True]
 
 
 def find() -> Call | None:
     """The call under way here, or None."""
     call = CURRENT.get()
     if call is None:
-        call = _exclusive[0]
+        call = EXCLUSIVE[0]
     return call if call is not None and not call.ended else None
 
 

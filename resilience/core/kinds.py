@@ -7,11 +7,15 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-__all__ = ["Kind", "kind_of", "name_of", "parameter_position"]
+__all__ = ["NO_CONTEXT", "Kind", "kind_of", "name_of", "parameter_position"]
 
 # The flags of a code object, as `inspect` names them.
 _CO_GENERATOR, _CO_COROUTINE, _CO_ITERABLE_COROUTINE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 _CO_VARARGS = 0x04
+
+
+#: What a platform's context never is, told apart without asking it.
+NO_CONTEXT = frozenset({type(None), dict, list, tuple, str, bytes, int, float, bool})
 
 
 class Kind(Enum):

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from resilience.core import events
-from resilience.core.call import _exclusive, CURRENT, Call
+from resilience.core.call import COLD, CURRENT, EXCLUSIVE, PLAIN, Call
 from resilience.core.clock import CLOCK
 from resilience.core.errors import ConfigurationError, DeadlineExceeded
 from resilience.core.kinds import Kind, kind_of, name_of, parameter_position
@@ -18,8 +18,6 @@ from resilience.core.policy import Plan, Policy
 
 __all__ = ["Pipeline", "decorate"]
 
-#: Whether no call has begun in this process; the first one takes it. `list.pop` is atomic.
-_cold = [True]
 _compiling = threading.RLock()
 
 
@@ -29,7 +27,7 @@ class Pipeline:
     What changes: the guards are built once, at the first call, under `_compiling`, when all the decorators are known.
     """
 
-    chain: Any = None
+    compiled: tuple[Any, Any, Any] | None = None
     path: Any = None
     plan: Plan | None = None
 
@@ -41,12 +39,15 @@ class Pipeline:
         self.platform = platform
         self._check_repeats()
         self.first: Any = next((p for p in policies if p.acts == "first"), None)
+        #: Each call has something to be got ready for it.
+        self.busy = False
         deadlines = [p.deadline for p in policies if p.deadline is not None]
         #: Seconds that a call may take by its own settings.
         self.limit = min(deadlines) if deadlines else None
         self.session_position: int | None = None
         if any(p.kind == "pooled" for p in policies):
             self.session_position = parameter_position(fn, "session")
+            self.busy = self.session_position is not None
 
     def _check_repeats(self) -> None:
         seen: set[tuple[str, str | None]] = set()
@@ -65,17 +66,24 @@ class Pipeline:
 
     # ---- building
 
-    def compile(self) -> Any:
-        """Build the guards, once; returns the chain that runs a call."""
+    def compile(self) -> tuple[Any, Any, Any]:
+        """Build the guards, once: the chain that runs a call, what makes one, and what is called before each."""
         with _compiling:
-            if self.chain is None:
+            if self.compiled is None:
                 plan = self.planned()
                 awaits = self.kind in (Kind.COROUTINE, Kind.ASYNC_GENERATOR)
-                attempt: Any = _attempt_async(self) if awaits else _attempt(self)
+                chain: Any = _attempt_async(self) if awaits else _attempt(self)
                 for guard in reversed((*plan.call_guards, *plan.inner_guards)):
-                    attempt = guard.bind_async(attempt) if awaits else guard.bind(attempt)
-                self.chain = attempt
-            return self.chain
+                    chain = guard.bind_async(chain) if awaits else guard.bind(chain)
+                self.compiled = (chain, self._call_class(), None if self.path is None else self.path.ready)
+            return self.compiled
+
+    def _call_class(self) -> type[Call]:
+        """`Call`, with what all calls of this pipeline have in common on the class."""
+        common: dict[str, Any] = {"pipeline": self, "dependency": self.name, "path": self.path}
+        if self.path is not None and self.path.pool is not None:
+            common["unknown_fails"] = False
+        return type("Call", (Call,), {**common, "__module__": Call.__module__, "__qualname__": Call.__qualname__})
 
     def planned(self) -> Plan:
         """What the policies agree on. Raises `ConfigurationError` where they can't."""
@@ -107,53 +115,69 @@ class Pipeline:
 
     # ---- the start and the end of a call
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """A call, with its deadline and its place among the calls around it."""
-        if self.chain is None:
-            self.compile()
-        call = Call(self, args, kwargs, self.platform.recognise(args, kwargs))
-        invocation = call.invocation
-        deadline = invocation.deadline
-        if self.limit is not None:
-            own = CLOCK.monotonic() + self.limit
-            deadline = own if deadline is None else min(deadline, own)
-        parent = CURRENT.get()
-        if parent is not None and not parent.ended:
-            call.parent = parent
-            call.path = parent.path
-            call.redirects = parent.redirects
-            if parent.deadline is not None:
-                deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)
-        elif invocation.exclusive:
-            _exclusive[0] = call
-        if deadline is not None:
-            call.deadline = deadline
-        if self.path is not None:
-            self._open_path(call)
-        if _cold:
+    def begin(self, call: Call) -> None:
+        """What only some calls need at their start."""
+        if self.session_position is not None:
+            self._hand_session(call, self.session_position)
+        if COLD:
             self._note_cold(call)
+        if events.LISTENERS:
+            call.started = CLOCK.monotonic()
+
+    def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """A call from its arguments: what the wrappers of functions do in line."""
+        _, make, ready = self.compile()
+        call: Call = make()
+        call.args, call.kwargs = args, kwargs
+        self.invoked(call)
+        self.place(call, CURRENT.get())
+        if ready is not None:
+            ready()
+        self.begin(call)
         return call
 
+    def invoked(self, call: Call) -> None:
+        """Ask the platform whether it made this call."""
+        invocation = self.platform.recognise(call.args, call.kwargs)
+        if invocation is PLAIN:
+            return
+        call.invocation = invocation
+        call.deadline = invocation.deadline
+        if invocation.exclusive and CURRENT.get() is None:
+            EXCLUSIVE[0] = call
+
+    def place(self, call: Call, parent: Call | None) -> None:
+        """Under its own limit and that of the call around it, whose requests it shares."""
+        limits = [call.deadline]
+        if self.limit is not None:
+            limits.append(CLOCK.monotonic() + self.limit)
+        if parent is not None and not parent.ended:
+            call.parent = parent
+            limits.append(parent.deadline)
+            if self.path is None:
+                call.path = parent.path
+            if parent.redirects is None:
+                parent.redirects = {}
+            call.redirects = parent.redirects
+        call.deadline = min((limit for limit in limits if limit is not None), default=None)
+
     def stand_alone(self) -> Call:
-        """A call for a request that no call of the function encloses."""
-        call = Call(self, (), {})
-        call.path = self.path
+        """A call for requests that no call of the function encloses."""
+        _, make, _ = self.compile()
+        call: Call = make()
+        call.kwargs = {}
         if self.limit is not None:
             call.deadline = CLOCK.monotonic() + self.limit
         return call
 
-    def _open_path(self, call: Call) -> None:
-        call.path = self.path
-        if self.path.pool is not None:
-            call.unknown_fails = False
-        self.path.ready()
-        position = self.session_position
-        if position is not None and "session" not in call.kwargs and not 0 <= position < len(call.args):
+    def _hand_session(self, call: Call, position: int) -> None:
+        if "session" not in call.kwargs and not 0 <= position < len(call.args):
             call.kwargs = {**call.kwargs, "session": self.path.session}
 
     def _note_cold(self, call: Call) -> None:
         try:
-            call.cold = _cold.pop()
+            # Atomic: one of several threads gets it.
+            call.cold = COLD.pop()
         except IndexError:
             return
         if events.LISTENERS:
@@ -161,23 +185,24 @@ class Pipeline:
 
     def end(self, call: Call) -> None:
         """The call is over, whichever way."""
-        call.ended = True
-        if _exclusive[0] is call:
-            _exclusive[0] = None
+        if EXCLUSIVE[0] is call:
+            EXCLUSIVE[0] = None
         if events.LISTENERS:
-            ms = (CLOCK.monotonic() - call.started) * 1000 if call.started else 0.0
-            events.emit(
-                events.CallFinished(
-                    self.name,
-                    call.invocation.platform,
-                    call.request_id,
-                    call.cold,
-                    call.outcome.meaning.value,
-                    ms,
-                    call.attempt,
-                    call.requests,
-                )
-            )
+            self._tell_end(call)
+
+    def _tell_end(self, call: Call) -> None:
+        ms = (CLOCK.monotonic() - call.started) * 1000 if call.started else 0.0
+        finished = events.CallFinished(
+            self.name,
+            call.invocation.platform,
+            call.request_id,
+            call.cold,
+            call.outcome.meaning.value,
+            ms,
+            call.attempt,
+            call.requests,
+        )
+        events.emit(finished)
 
     # ---- what a person asks of it
 
@@ -249,8 +274,9 @@ def _attempt(pipeline: Pipeline) -> Callable[[Call], None]:
             call.error = error
             call.outcome = of_error(error)
         else:
-            call.error = None
-            call.outcome = OK if call.guarded else of_result(result)
+            # No error and OK is what a call starts with.
+            if not call.guarded and (outcome := of_result(result)) is not OK:
+                call.outcome = outcome
 
     return attempt
 
@@ -275,8 +301,8 @@ def _attempt_async(pipeline: Pipeline) -> Callable[[Call], Any]:
             overdue = isinstance(error, DeadlineExceeded) and error.__cause__ is not None
             call.outcome = of_error(error.__cause__ or error) if overdue else of_error(error)
         else:
-            call.error = None
-            call.outcome = OK if call.guarded else of_result(call.result)
+            if not call.guarded and (outcome := of_result(call.result)) is not OK:
+                call.outcome = outcome
 
     return attempt
 

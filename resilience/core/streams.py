@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from resilience.core import events
 from resilience.core.call import CURRENT, Call
-from resilience.core.clock import CLOCK
 from resilience.core.outcome import OK, Outcome, of_error
 
 if TYPE_CHECKING:
@@ -88,6 +86,7 @@ def _end(call: Call, outcome: Outcome, error: BaseException | None) -> None:
     for ending in reversed(endings or ()):
         ending(outcome, error)
     call.outcome = outcome
+    call.ended = True
     call.pipeline.end(call)
 
 
@@ -95,9 +94,7 @@ def generator(pipeline: Pipeline) -> Any:
     """The wrapper of a generator function."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        call = pipeline.begin(args, kwargs)
-        if events.LISTENERS:
-            call.started = CLOCK.monotonic()
+        call = pipeline.open(args, kwargs)
         outcome, failure = OK, None
         try:
             answer = _open(pipeline, call)
@@ -118,16 +115,16 @@ def generator(pipeline: Pipeline) -> Any:
 
 
 def _open(pipeline: Pipeline, call: Call) -> Any:
-    from resilience.core.wrappers import leave
+    from resilience.core.wrappers import result_of
 
     token = CURRENT.set(call)
     try:
         if pipeline.first is not None and pipeline.first.arrives(call):
             return pipeline.first.respond(call)
-        pipeline.chain(call)
+        pipeline.compile()[0](call)
     finally:
         CURRENT.reset(token)
-    return leave(call)
+    return result_of(call)
 
 
 def _as_items(answer: Any, *, pinged: bool) -> Iterator[Any]:
@@ -167,9 +164,7 @@ def async_generator(pipeline: Pipeline) -> Any:
     """The wrapper of an async generator function."""
 
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        call = pipeline.begin(args, kwargs)
-        if events.LISTENERS:
-            call.started = CLOCK.monotonic()
+        call = pipeline.open(args, kwargs)
         outcome, failure = OK, None
         try:
             answer = await _open_async(pipeline, call)
@@ -205,16 +200,16 @@ def async_generator(pipeline: Pipeline) -> Any:
 
 
 async def _open_async(pipeline: Pipeline, call: Call) -> Any:
-    from resilience.core.wrappers import leave
+    from resilience.core.wrappers import result_of
 
     token = CURRENT.set(call)
     try:
         if pipeline.first is not None and pipeline.first.arrives(call):
             return await pipeline.first.respond_async(call)
-        await pipeline.chain(call)
+        await pipeline.compile()[0](call)
     finally:
         CURRENT.reset(token)
-    return leave(call)
+    return result_of(call)
 
 
 async def _as_items_async(answer: Any, *, pinged: bool) -> AsyncIterator[Any]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilience.core import events
-from resilience.core.call import CURRENT, Call
-from resilience.core.clock import CLOCK
-from resilience.core.kinds import Kind
+from resilience.core.call import COLD, CURRENT, EXCLUSIVE, Call
+from resilience.core.kinds import NO_CONTEXT, Kind
 
 if TYPE_CHECKING:
     from resilience.core.pipeline import Pipeline
@@ -27,47 +26,100 @@ def wrap(pipeline: Pipeline) -> Any:
     return streams.generator(pipeline) if pipeline.kind is Kind.GENERATOR else streams.async_generator(pipeline)
 
 
+# The two below are the hot path: what can be known before is a local of the closure, and nothing is called in vain.
+
+
 def _function(pipeline: Pipeline) -> Any:
-    begin, end, first = pipeline.begin, pipeline.end, pipeline.first
+    current, enter, leave = CURRENT.get, CURRENT.set, CURRENT.reset
+    arrives = None if pipeline.first is None else pipeline.first.arrives
+    chain: Any = None
+    make: Any = None
+    ready: Any = None
+
+    def start() -> None:
+        nonlocal chain, make, ready
+        # `chain` last: another thread that finds it set goes on with the other two.
+        compiled = pipeline.compile()
+        make, ready = compiled[1:]
+        chain = compiled[0]
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = begin(args, kwargs)
-        if events.LISTENERS:
-            call.started = CLOCK.monotonic()
-        token = CURRENT.set(call)
+        if chain is None:
+            start()
+        call = make()
+        call.args = args
+        call.kwargs = kwargs
+        last = args[-1] if args else kwargs.get("context")
+        if type(last) not in NO_CONTEXT:
+            pipeline.invoked(call)
+        parent = current()
+        if parent is not None or pipeline.limit is not None:
+            pipeline.place(call, parent)
+        if ready is not None:
+            ready()
+        if pipeline.busy or COLD or events.LISTENERS:
+            pipeline.begin(call)
+        token = enter(call)
         try:
-            if first is not None and first.arrives(call):
-                return first.respond(call)
-            pipeline.chain(call)
+            if arrives is not None and arrives(call):
+                return pipeline.first.respond(call)
+            chain(call)
         finally:
-            CURRENT.reset(token)
-            end(call)
-        return leave(call)
+            leave(token)
+            call.ended = True
+            if EXCLUSIVE[0] is not None or events.LISTENERS:
+                pipeline.end(call)
+        return call.result if call.error is None else result_of(call)
 
     return wrapper
 
 
 def _coroutine(pipeline: Pipeline) -> Any:
-    begin, end, first = pipeline.begin, pipeline.end, pipeline.first
+    current, enter, leave = CURRENT.get, CURRENT.set, CURRENT.reset
+    arrives = None if pipeline.first is None else pipeline.first.arrives
+    chain: Any = None
+    make: Any = None
+    ready: Any = None
+
+    def start() -> None:
+        nonlocal chain, make, ready
+        # `chain` last: another thread that finds it set goes on with the other two.
+        compiled = pipeline.compile()
+        make, ready = compiled[1:]
+        chain = compiled[0]
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = begin(args, kwargs)
-        if events.LISTENERS:
-            call.started = CLOCK.monotonic()
-        token = CURRENT.set(call)
+        if chain is None:
+            start()
+        call = make()
+        call.args = args
+        call.kwargs = kwargs
+        last = args[-1] if args else kwargs.get("context")
+        if type(last) not in NO_CONTEXT:
+            pipeline.invoked(call)
+        parent = current()
+        if parent is not None or pipeline.limit is not None:
+            pipeline.place(call, parent)
+        if ready is not None:
+            ready()
+        if pipeline.busy or COLD or events.LISTENERS:
+            pipeline.begin(call)
+        token = enter(call)
         try:
-            if first is not None and first.arrives(call):
-                return await first.respond_async(call)
-            await pipeline.chain(call)
+            if arrives is not None and arrives(call):
+                return await pipeline.first.respond_async(call)
+            await chain(call)
         finally:
-            CURRENT.reset(token)
-            end(call)
-        return leave(call)
+            leave(token)
+            call.ended = True
+            if EXCLUSIVE[0] is not None or events.LISTENERS:
+                pipeline.end(call)
+        return call.result if call.error is None else result_of(call)
 
     return wrapper
 
 
-def leave(call: Call) -> Any:
+def result_of(call: Call) -> Any:
     """What the caller gets: from here on, an error is an exception again."""
     error = call.error
     if error is None:

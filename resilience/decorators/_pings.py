@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from resilience.core.call import Call
+from resilience.core.call import PLAIN, Call
 
 __all__ = ["PINGS", "Pings"]
 
@@ -25,8 +25,20 @@ class Pings:
         self._scheduled = "scheduled" in kinds
         self._predicates = tuple(k for k in kinds if callable(k))
         self._path = path
+        self._odd = bool(self._predicates) or path is not None
         self._secret_env = secret_env
         self.names = tuple(k if isinstance(k, str) else getattr(k, "__name__", "predicate") for k in kinds)
+
+    def may_be(self, call: Call) -> bool:
+        """Whether it is worth a closer look; what every call pays."""
+        if self._odd or call.invocation is not PLAIN:
+            return True
+        args = call.args
+        event = args[0] if args else None
+        if type(event) is dict:
+            return "warmup" in event or "warmer" in event or "source" in event
+        # A method's first argument is its object.
+        return event is not None and len(args) > 1
 
     def match(self, call: Call) -> dict[str, Any] | None:
         """The ping's own words, a dict that may be empty; None: it is a real call."""
@@ -37,10 +49,11 @@ class Pings:
                 # A method's first argument is its object.
                 event = call.args[1]
         context = call.invocation.context
-        if type(event) is dict:
-            for flag in self._flags:
-                if event.get(flag) is True:
-                    return event
+        if type(event) is dict and (
+            "warmup" in event or "warmer" in event or "source" in event or self._path is not None
+        ):
+            if any(event.get(flag) is True for flag in self._flags):
+                return event
             source = event.get("source")
             if source is not None and self._from(source, event):
                 return event

@@ -109,7 +109,7 @@ class RetryGuard:
                 if not self._wait_turn(unit, shared):
                     self._turned_away(unit, story)
                     return
-                unit.attempt += 1
+                _again(unit)
                 proceed(unit)
 
         return retried
@@ -137,7 +137,7 @@ class RetryGuard:
                 if not await self._wait_turn_async(unit, shared):
                     self._turned_away(unit, story)
                     return
-                unit.attempt += 1
+                _again(unit)
                 await proceed(unit)
 
         return retried
@@ -291,6 +291,11 @@ _WHY = {
     "body": "its body can't be sent again",
     "circuit": "the circuit has opened",
 }
+
+
+def _again(unit: Guarded) -> None:
+    unit.attempt += 1
+    unit.result, unit.error, unit.outcome = None, None, OK
 
 
 def _restore(unit: Guarded, story: _Story) -> None:

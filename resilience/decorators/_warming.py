@@ -74,13 +74,18 @@ class WarmPolicy(Policy):
         """Whether this call is a ping. A real one, after quiet, starts a warming up beside it."""
         if self._init is not None:
             self._await_init(call)
-        ping = self.pings.match(call) is not None
+        ping = self.pings.may_be(call) and self.pings.match(call) is not None
         monotonic, wall = CLOCK.monotonic(), CLOCK.wall()
-        quiet = max(monotonic - self._monotonic, wall - self._wall)
-        self._monotonic, self._wall = monotonic, wall
-        if quiet > self.interval and not ping and not call.cold:
-            self._start("quiet", call.pipeline)
+        # Old if either clock says so.
+        if monotonic - self._monotonic > self.interval or wall - self._wall > self.interval:
+            self._after_quiet(call, ping)
+        self._monotonic = monotonic
+        self._wall = wall
         return ping
+
+    def _after_quiet(self, call: Call, ping: bool) -> None:
+        if not ping and not call.cold:
+            self._start("quiet", call.pipeline)
 
     def _await_init(self, call: Call) -> None:
         begun, self._init = self._init, None

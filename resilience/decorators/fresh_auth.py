@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 from resilience import platforms
 from resilience.core.call import Call
 from resilience.core.errors import ConfigurationError
-from resilience.core.outcome import Meaning
+from resilience.core.outcome import OK, Meaning
 from resilience.core.policy import Plan, Policy, WarmUp
 from resilience.core.settings import Settings
 from resilience.decorators._apply import F, apply
@@ -39,7 +39,8 @@ class AuthPolicy(Policy):
         plan.make_authorizer = self._authorizer
         if self.hosts is not None:
             plan.known_urls += [f"https://{host}" for host in self.hosts.exact_hosts]
-        plan.inner_guards.append(_Refresh(self))
+        if self.source is not None:
+            plan.inner_guards.append(_Refresh(self))
 
     def _authorizer(self, plan: Plan) -> Any:
         from resilience.http.auth import Authorizer
@@ -90,6 +91,7 @@ class _Refresh:
         def refreshed(call: Call) -> None:
             proceed(call)
             if call.credential is not None and self._renew(call):
+                call.result, call.error, call.outcome = None, None, OK
                 proceed(call)
 
         return refreshed
@@ -105,6 +107,7 @@ class _Refresh:
             import asyncio
 
             if await asyncio.to_thread(self._renew, call):
+                call.result, call.error, call.outcome = None, None, OK
                 await proceed(call)
 
         return refreshed

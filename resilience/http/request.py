@@ -89,6 +89,8 @@ class RequestPath:
         for url in plan.known_urls:
             self._note(url)
         self._session: Any = None
+        #: Called when a call begins, so that its requests come here; None: they only come by the session.
+        self.ready = transparent.install if self.transparent else None
         proceed: Proceed = self._attempt
         for guard in reversed(plan.request_guards):
             proceed = guard.bind(proceed)
@@ -99,11 +101,6 @@ class RequestPath:
         host = urlsplit(url).hostname
         if all(urlsplit(known).hostname != host for known in self.hosts):
             self.hosts[dependency_of(url)] = None
-
-    def ready(self) -> None:
-        """A call begins: see to it that its requests come here."""
-        if self.transparent:
-            transparent.install()
 
     @property
     def session(self) -> Any:

@@ -17,31 +17,45 @@ from resilience.http.sockets import ATTEMPT
 __all__ = ["install"]
 
 _lock = threading.Lock()
-#: `requests.adapters.HTTPAdapter`, once requests is loaded. What changes: set once, by `install`.
-_stock: Any = None
+
+
+class _Nothing:
+    """Stands for `HTTPAdapter` until requests is loaded."""
+
+    send: Any = None
+
+
+#: `requests.adapters.HTTPAdapter`, and our choke point on it. What changes: set by `_install`, under `_lock`.
+_stock: Any = _Nothing
+_ours: Any = _Nothing
 
 
 def install() -> None:
     """Make sure that requests made in a call are seen. Imports requests at the first time."""
-    global _stock
-    if _stock is None:
-        # A third of a second without .pyc files: not before a call needs it.
-        from requests.adapters import HTTPAdapter
+    if _stock.send is not _ours:
+        _install()
 
+
+def _install() -> None:
+    global _stock, _ours
+    # A third of a second without .pyc files: not before a call needs it.
+    from requests.adapters import HTTPAdapter
+
+    with _lock:
         _stock = HTTPAdapter
-    if not hasattr(_stock.send, "_resilience_original"):
-        _lay_over(_stock)
+        _lay_over(HTTPAdapter)
+        _ours = HTTPAdapter.send
 
 
 def _lay_over(adapter_class: Any) -> None:
-    with _lock:
-        below = adapter_class.send
-        layer, seen = below, 0
-        while layer is not None and seen < 20:
-            if hasattr(layer, "_resilience_original"):
-                return
-            layer, seen = getattr(layer, "__wrapped__", None), seen + 1
-        adapter_class.send = _choke_point(adapter_class, below)
+    below = adapter_class.send
+    layer, seen = below, 0
+    while layer is not None and seen < 20:
+        if hasattr(layer, "_resilience_original"):
+            # Somebody's own patch stands over ours.
+            return
+        layer, seen = getattr(layer, "__wrapped__", None), seen + 1
+    adapter_class.send = _choke_point(adapter_class, below)
 
 
 def _choke_point(adapter_class: Any, below: Any) -> Any:
