@@ -53,11 +53,11 @@ def _send(connection: Connection, head: bytes, pieces: list[bytes], delay: float
 
 
 def _drip(connection: Connection, data: bytes, fault: Fault) -> None:
-    end = math.inf if fault.total == math.inf else time.monotonic() + fault.total
+    end = math.inf if fault.total is None else time.monotonic() + fault.total
     at = 0
     while at < len(data) and time.monotonic() < end:
         connection.send(data[at : at + fault.size])
         at += fault.size
-        connection.wait(fault.seconds)
+        connection.wait(min(fault.seconds, end - time.monotonic()))
     if at < len(data):
         connection.send(data[at:])

@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from resilience.core.errors import ConfigurationError
-from resilience.testing._checks import number, one_of, whole
+from resilience.core.settings import Settings
 from resilience.testing.faults import DAY, HINTS, MIXED, Fault
+
+_check = Settings("FaultyAPI")
 
 #: By mode: what each request meets.
 OUTAGES = {
@@ -60,7 +61,10 @@ class Plan:
 
     def script(self, faults: Iterable[Fault | None]) -> None:
         """The next requests take these, one each; None is a request without a fault. Replaces what is left."""
-        faults = [_fault("script", fault) for fault in faults]
+        faults = list(faults)
+        for fault in faults:
+            if fault is not None:
+                _require_fault("script", fault)
         with self._plan_lock:
             self._script = deque(faults)
 
@@ -76,11 +80,11 @@ class Plan:
             faults = [faults]
         mix = dict(faults) if isinstance(faults, Mapping) else dict.fromkeys(faults, 1.0)
         for fault, weight in mix.items():
-            if _fault("faults", fault):
-                number(f"weight of {fault.name}", weight, 0, 1e9)
-        number("probability", probability, 0, 1)
+            _require_fault("faults", fault)
+            _check.number(f"weight of {fault.name}", weight, most=1e9)
+        _check.number("probability", probability, most=1)
         if probability and not sum(mix.values()):
-            raise ConfigurationError(f"faults={mix!r}: must hold at least one fault with a weight above 0")
+            raise _check.wrong("faults", mix, "at least one fault with a weight above 0")
         with self._plan_lock:
             self._mix, self._probability = mix, probability
 
@@ -90,7 +94,7 @@ class Plan:
         mode: "503" answers that; "refuse" resets all connections, those open now and those to come, before any
         handshake; "hang" reads requests and lets them wait, until `recover` answers them.
         """
-        one_of("mode", mode, OUTAGES)
+        _check.choice("mode", mode, OUTAGES)
         with self._plan_lock:
             self._outage = mode
 
@@ -107,7 +111,10 @@ class Plan:
         """
         made = None
         if n is not None:
-            made = Limit(whole("n", n, 0, 10**6), number("per", per, 0.001, DAY), one_of("hint", hint, HINTS))
+            _check.integer("n", n, most=10**6)
+            _check.number("per", per, least=0.001, most=DAY)
+            _check.choice("hint", hint, HINTS)
+            made = Limit(n, per, hint)
         with self._plan_lock:
             self._limit = made
 
@@ -151,7 +158,6 @@ class Plan:
             return None if wait is None or self._limit is None else (self._limit.hint, wait)
 
 
-def _fault(setting: str, value: Fault | None) -> Fault | None:
-    if value is not None and not isinstance(value, Fault):
-        raise ConfigurationError(f"{setting}: {value!r} must be a Fault, made by one of its class methods, or None")
-    return value
+def _require_fault(setting: str, value: Fault) -> None:
+    if not isinstance(value, Fault):
+        raise _check.wrong(setting, value, "a Fault, made by one of its class methods")

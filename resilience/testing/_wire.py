@@ -124,7 +124,7 @@ class Connection:
     def __init__(self, sock: socket.socket, number: int) -> None:
         self.sock = sock
         self.number = number
-        self.buffer = b""
+        self.buffer = bytearray()
 
     def handshake(self) -> None:
         """Do the server's half of the TLS handshake, if the connection is to have one."""
@@ -159,8 +159,8 @@ class Connection:
             if len(self.buffer) > MAX_HEAD:
                 raise ValueError("the head of the request is too long")
             self.fill()
-        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
+        head = self._take(self.buffer.index(b"\r\n\r\n") + 4)
+        first, *lines = head[:-4].decode("latin-1").split("\r\n")
         method, target, version = first.split(" ")
         headers = Headers()
         for line in lines:
@@ -185,14 +185,14 @@ class Connection:
     def _take(self, size: int) -> bytes:
         while len(self.buffer) < size:
             self.fill()
-        data, self.buffer = self.buffer[:size], self.buffer[size:]
+        data = bytes(self.buffer[:size])
+        del self.buffer[:size]
         return data
 
     def _line(self) -> bytes:
         while b"\r\n" not in self.buffer:
             self.fill()
-        line, _, self.buffer = self.buffer.partition(b"\r\n")
-        return line
+        return self._take(self.buffer.index(b"\r\n") + 2)[:-2]
 
     def wait(self, seconds: float) -> None:
         """Let `seconds` pass; raise Gone as soon as the client leaves or the server stops."""

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
 
-from resilience.testing._checks import number, one_of, whole
+from resilience.core.settings import Settings
 
 __all__ = ["HINTS", "MIXED", "Fault", "hint_headers"]
 
 #: The longest time, in seconds, that a setting may name.
 DAY = 86_400.0
+
+_check = Settings("Fault")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,12 @@ class Fault:
     hint: str = ""
     seconds: float = 0.0
     size: int = 1
-    total: float = math.inf
+    total: float | None = None
 
     @classmethod
     def status(cls, code: int, headers: Mapping[str, str] | None = None, body: Any = None) -> Fault:
         """Answer `code` (200 to 599) with `headers` and `body`: bytes, a string, or anything that JSON can hold."""
-        whole("code", code, 200, 599)
+        _check.integer("code", code, least=200, most=599)
         if body is None:
             body = {"error": {"message": f"scripted {code}", "type": "server_error", "code": None}}
         if isinstance(body, str):
@@ -54,8 +56,8 @@ class Fault:
 
         It limits nothing by itself; `FaultyAPI.limit` is a limit that holds.
         """
-        one_of("hint", hint, HINTS)
-        number("seconds", seconds, 0, DAY)
+        _check.choice("hint", hint, HINTS)
+        _check.number("seconds", seconds, most=DAY)
         return cls("rate_limited", code=429, body=RATE_LIMITED, hint=hint, seconds=seconds)
 
     @classmethod
@@ -86,7 +88,8 @@ class Fault:
     @classmethod
     def stall_before_headers(cls, seconds: float) -> Fault:
         """Process the request, then send nothing for `seconds` (0 to 86400), then answer."""
-        return cls("stall_before_headers", seconds=number("seconds", seconds, 0, DAY))
+        _check.number("seconds", seconds, most=DAY)
+        return cls("stall_before_headers", seconds=seconds)
 
     @classmethod
     def hang(cls) -> Fault:
@@ -94,23 +97,24 @@ class Fault:
         return cls("hang")
 
     @classmethod
-    def drip(cls, interval: float, size: int = 1, total: float = math.inf) -> Fault:
-        """Send the headers, then `size` bytes of the body every `interval` seconds, for `total` seconds.
+    def drip(cls, interval: float, size: int = 1, total: float | None = None) -> Fault:
+        """Send the headers, then `size` bytes of the body every `interval` seconds.
 
-        What is left of the body after `total` seconds is sent at once. interval: 0 to 86400. size: 1 to 1 MiB.
+        interval: 0 to 86400. size: 1 to 1048576. total: seconds (0 to 86400) after which the rest is sent at once;
+        None drips to the end.
         """
         return cls._dripping("drip", interval, size, total)
 
     @classmethod
-    def drip_headers(cls, interval: float, size: int = 1, total: float = math.inf) -> Fault:
+    def drip_headers(cls, interval: float, size: int = 1, total: float | None = None) -> Fault:
         """As `drip`, from the first byte of the status line on."""
         return cls._dripping("drip_headers", interval, size, total)
 
     @classmethod
-    def _dripping(cls, name: str, interval: float, size: int, total: float) -> Fault:
-        number("interval", interval, 0, DAY)
-        whole("size", size, 1, 1 << 20)
-        number("total", total, 0, math.inf)
+    def _dripping(cls, name: str, interval: float, size: int, total: float | None) -> Fault:
+        _check.number("interval", interval, most=DAY)
+        _check.integer("size", size, least=1, most=1 << 20)
+        _check.number("total", total, most=DAY, optional=True)
         return cls(name, seconds=interval, size=size, total=total)
 
     @classmethod
@@ -201,9 +205,8 @@ HINTS: dict[str, Callable[[float], dict[str, str]]] = {
     },
     # AWS: milliseconds, by its SDKs' retry specification.
     "x-amz-retry-after": lambda s: {"x-amz-retry-after": _milliseconds(s)},
-    # draft-ietf-httpapi-ratelimit-headers, in the forms met in the wild.
-    "ratelimit": lambda s: {"RateLimit": f"limit=60;remaining=0;reset={_whole_seconds(s)}"},
-    "ratelimit-draft-7": lambda s: {"RateLimit": f"limit=60, remaining=0, reset={_whole_seconds(s)}"},
+    # draft-ietf-httpapi-ratelimit-headers: up to version 7, from 8 on, and up to 6.
+    "ratelimit": lambda s: {"RateLimit": f"limit=60, remaining=0, reset={_whole_seconds(s)}"},
     "ratelimit-draft-8": lambda s: {"RateLimit": f'"default";r=0;t={_whole_seconds(s)}'},
     "ratelimit-reset": lambda s: {
         "RateLimit-Limit": "60",

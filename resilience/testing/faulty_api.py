@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from resilience.testing._checks import number
+from resilience.core.settings import Settings
 from resilience.testing._delivery import deliver
 from resilience.testing._ledger import Ledger, Record
 from resilience.testing._plan import Plan
@@ -18,6 +18,8 @@ from resilience.testing._wire import Answer, Connection, Request
 from resilience.testing.faults import DAY, MIXED, RATE_LIMITED, Fault, hint_headers
 
 __all__ = ["MIXED", "Fault", "FaultyAPI", "Record"]
+
+_check = Settings("FaultyAPI")
 
 #: Faults that leave a request without an answer.
 UNANSWERED = {"reset_after_reading", "eof_after_reading", "hang"}
@@ -55,7 +57,8 @@ class FaultyAPI(Plan, Ledger):
     ) -> None:
         Plan.__init__(self, seed)
         Ledger.__init__(self)
-        self.latency = number("latency", latency, 0, DAY)
+        _check.number("latency", latency, most=DAY)
+        self.latency = latency
         self.require_key = require_key
         self.tls = tls
         self._hostnames = ("localhost", "127.0.0.1", *hostnames)
@@ -124,7 +127,7 @@ class FaultyAPI(Plan, Ledger):
 
     def rotate(self, grace: float = 0.0) -> str:
         """Make a new key and return it; the old one answers 401 after `grace` seconds (0 to 86400)."""
-        number("grace", grace, 0, DAY)
+        _check.number("grace", grace, most=DAY)
         with self._lock:
             self._old_keys[self._key] = time.monotonic() + grace
             self._key = self._new_key()

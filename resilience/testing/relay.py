@@ -12,12 +12,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TypeVar
 
-from resilience.testing._checks import number, one_of, whole
+from resilience.core.settings import Settings
 from resilience.testing._flow import Flow, Side
 
 __all__ = ["Relay"]
 
 T = TypeVar("T")
+_check = Settings("Relay")
 
 
 class Relay:
@@ -37,9 +38,12 @@ class Relay:
     """
 
     def __init__(self, target_port: int, rtt: float = 0.0, *, scheme: str = "https") -> None:
-        self._target_port = whole("target_port", target_port, 1, 65535)
-        self._rtt = number("rtt", rtt, 0, 60)
-        self._scheme = one_of("scheme", scheme, ("https", "http"))
+        _check.integer("target_port", target_port, least=1, most=65535)
+        _check.number("rtt", rtt, most=60)
+        _check.choice("scheme", scheme, ("https", "http"))
+        self._target_port = target_port
+        self._rtt = rtt
+        self._scheme = scheme
         self._connections = self._carried = 0
         self._idle: float | None = None
         self._flows: set[Flow] = set()
@@ -106,7 +110,8 @@ class Relay:
 
     @rtt.setter
     def rtt(self, seconds: float) -> None:
-        self._rtt = number("rtt", seconds, 0, 60)
+        _check.number("rtt", seconds, most=60)
+        self._rtt = seconds
 
     @property
     def connections(self) -> int:
@@ -116,7 +121,8 @@ class Relay:
     @property
     def bytes(self) -> int:
         """How many bytes were delivered, in both directions together."""
-        return self._carried
+        # Asked of the thread: what the peer has seen already is counted only when a whole delivery has ended.
+        return self._do(lambda: self._carried) if self._thread and not self._stopping else self._carried
 
     def black_hole(self) -> int:
         """Swallow, from now on and without FIN or RST, all that the open flows send; how many there are.
@@ -131,8 +137,7 @@ class Relay:
         It holds for flows to come too, until None ends it; what is swallowed remains so. Returns how many of the open
         flows are that idle already.
         """
-        if seconds is not None:
-            number("seconds", seconds, 0, 86_400)
+        _check.number("seconds", seconds, most=86_400, optional=True)
 
         def forget() -> int:
             self._idle = seconds
