@@ -40,8 +40,12 @@ class CircuitOpen(ResilienceError):
     def __init__(self, dependency: str, retry_after: float | None = None) -> None:
         self.dependency = dependency
         self.retry_after = retry_after
-        again = "isolated by hand" if retry_after is None else f"asked again in {max(retry_after, 0.0):.1f} s"
-        super().__init__(f"circuit open: {dependency} is failing and was not asked ({again})")
+
+    def __str__(self) -> str:
+        # Only when somebody reads it: a rejection must cost nothing.
+        wait = self.retry_after
+        again = "isolated by hand" if wait is None else f"asked again in {max(wait, 0.0):.1f} s"
+        return f"circuit open: {self.dependency} is failing and was not asked ({again})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CircuitOpen, (self.dependency, self.retry_after)

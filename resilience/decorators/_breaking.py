@@ -150,7 +150,11 @@ class BreakerGuard:
         return None
 
 
+#: All rejections mean the same, so it is worked out once.
+_REJECTED = of_error(CircuitOpen(""))
+
+
 def _reject(unit: Guarded, error: CircuitOpen) -> None:
     unit.result = None
     unit.error = error
-    unit.outcome = of_error(error)
+    unit.outcome = _REJECTED

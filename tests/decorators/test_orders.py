@@ -43,7 +43,7 @@ class World:
 
         def post() -> dict[str, Any]:
             self.bodies += 1
-            r = requests.post(api.base_url + "/chat/completions", json={"model": "m", "messages": []})
+            r = requests.post(api.base_url + "/chat/completions", json={"model": "m", "messages": [{"role": "user", "content": "hi"}]})
             return {"statusCode": r.status_code}
 
         def handler(event: Any, context: Any) -> dict[str, Any]:

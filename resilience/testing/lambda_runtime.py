@@ -1,0 +1,381 @@
+"""AWS Lambda on this machine, as far as a function can tell: the real runtime client, run by a Runtime API of ours."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resilience.core.errors import ConfigurationError
+from resilience.core.settings import Settings
+from resilience.testing._runtime_api import Exchange, RuntimeAPI, Task
+
+__all__ = ["Answer", "LambdaRuntime"]
+
+_check = Settings("LambdaRuntime")
+_INIT_TYPES = ("on-demand", "provisioned-concurrency", "snap-start")
+
+
+class Answer:
+    """What one invocation came to.
+
+    payload: the decoded JSON of the answer. error: `errorType`, `errorMessage`, `stackTrace`, or None.
+    duration_ms: from the event's handing out to the answer. init_ms: from the process's start to its first request for an
+        event, for a cold start; else 0. total_ms: all that the caller waited.
+    billed_ms, billed_init_ms: rounded up to whole milliseconds, as AWS bills; init counted apart.
+    """
+
+    def __init__(self, request_id: str, runtime: LambdaRuntime, first_line: int) -> None:
+        self.request_id = request_id
+        self.payload: Any = None
+        self.error: dict[str, Any] | None = None
+        self.cold = False
+        self.timed_out = False
+        self.duration_ms = 0.0
+        self.init_ms = 0.0
+        self.total_ms = 0.0
+        self._runtime = runtime
+        self._first_line = first_line
+
+    @property
+    def ok(self) -> bool:
+        """Whether the handler returned."""
+        return self.error is None
+
+    @property
+    def billed_ms(self) -> int:
+        """Milliseconds of the invocation that are billed."""
+        return math.ceil(self.duration_ms)
+
+    @property
+    def billed_init_ms(self) -> int:
+        """Milliseconds of the init phase that are billed."""
+        return math.ceil(self.init_ms)
+
+    @property
+    def log(self) -> str:
+        """What was printed since this invocation began."""
+        return "".join(self._runtime.lines[self._first_line :])
+
+    def __repr__(self) -> str:
+        what = "ok" if self.ok else (self.error or {}).get("errorType")
+        return f"<Answer {what} in {self.duration_ms:.1f} ms{f', init {self.init_ms:.0f} ms' if self.cold else ''}>"
+
+
+class LambdaRuntime:
+    """Runs `handler` ("module.function" in the folder `root`) in one sandbox: a child process of `awslambdaric`.
+
+    memory_mb: what the function is told it has (128 to 10240). timeout: seconds after which it is killed (above 0 to 900).
+    env: more environment variables. init_type: "on-demand", "provisioned-concurrency" or "snap-start".
+    python: the interpreter. freeze_between: stop the process between invocations, as Lambda does.
+    init_timeout: seconds that the init phase may take (Lambda: 10).
+
+    The process is started at the first `invoke`, or by `start()`. What changes: the sandbox, by whoever holds `_lock`,
+    which each invocation does from start to end: a sandbox takes one at a time. `lines` grows as the child prints.
+    """
+
+    def __init__(
+        self,
+        handler: str,
+        *,
+        root: str | os.PathLike[str] = ".",
+        memory_mb: int = 512,
+        timeout: float = 10.0,
+        env: Mapping[str, str] | None = None,
+        init_type: str = "on-demand",
+        function_name: str = "function",
+        python: str = sys.executable,
+        freeze_between: bool = False,
+        init_timeout: float = 10.0,
+    ) -> None:
+        if not isinstance(handler, str) or "." not in handler:
+            raise _check.wrong("handler", handler, '"module.function"')
+        if not Path(root).is_dir():
+            raise _check.wrong("root", root, "a folder")
+        _check.integer("memory_mb", memory_mb, least=128, most=10240)
+        _check.number("timeout", timeout, above=True, most=900.0)
+        _check.number("init_timeout", init_timeout, above=True, most=900.0)
+        _check.choice("init_type", init_type, _INIT_TYPES)
+        if os.name != "posix":
+            raise ConfigurationError("LambdaRuntime: awslambdaric runs on Linux and macOS only")
+        self.handler = handler
+        self.root = Path(root).resolve()
+        self.memory_mb = memory_mb
+        self.timeout = timeout
+        self.init_type = init_type
+        self.function_name = function_name
+        self.freeze_between = freeze_between
+        self.init_timeout = init_timeout
+        self.lines: list[str] = []
+        self.answers: list[Answer] = []
+        self._env = dict(env or {})
+        self._python = python
+        self._api: RuntimeAPI | None = None
+        self._child: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._started_at = 0.0
+        self._fresh = False
+        self._frozen = False
+        self._lock = threading.RLock()
+
+    # ---- life
+
+    def __enter__(self) -> LambdaRuntime:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process and wait for the end of its init phase. Raises RuntimeError if that fails."""
+        with self._lock:
+            error = self._get_ready()
+            if error is not None:
+                raise RuntimeError(f"init failed: {error.get('errorType')}: {error.get('errorMessage')}\n{self.logs}")
+
+    def stop(self) -> None:
+        """End the process and the API."""
+        with self._lock:
+            self.recycle()
+            if self._api is not None:
+                self._api.shutdown()
+                self._api.server_close()
+                self._api = None
+
+    def recycle(self) -> None:
+        """Throw the sandbox away: the next invocation is a cold start."""
+        with self._lock:
+            child, self._child = self._child, None
+            if child is None or self._api is None:
+                return
+            self._api.exchange.end()
+            _signal(child, signal.SIGKILL)
+            child.wait()
+            if self._reader is not None:
+                # A grandchild may hold the pipe open; its lines are not waited for.
+                self._reader.join(1.0)
+            self._frozen = False
+
+    def freeze(self) -> None:
+        """Stop the process and its children, as Lambda does between invocations (SIGSTOP)."""
+        with self._lock:
+            if self._child is not None and not self._frozen:
+                _signal(self._child, signal.SIGSTOP)
+                self._frozen = True
+
+    def thaw(self) -> None:
+        """Let them go on (SIGCONT). `invoke` does so by itself."""
+        with self._lock:
+            if self._child is not None and self._frozen:
+                _signal(self._child, signal.SIGCONT)
+                self._frozen = False
+
+    def snapshot(self) -> None:
+        """SnapStart: run the init phase and the hooks before the snapshot, then wait as a snapshot would."""
+        with self._lock:
+            exchange = self._spawned()
+            self._await(lambda: exchange.snapshotted, self.init_timeout)
+            if not exchange.snapshotted:
+                raise RuntimeError(f"no snapshot: {exchange.init_error or 'init did not end'}\n{self.logs}")
+
+    def restore(self) -> None:
+        """SnapStart: go on after the snapshot; the hooks after the restore run before the next event is taken."""
+        with self._lock:
+            exchange = self._spawned()
+            with exchange.changed:
+                exchange.restored = True
+                exchange.changed.notify_all()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, if there is one."""
+        return None if self._child is None else self._child.pid
+
+    @property
+    def logs(self) -> str:
+        """Everything printed so far."""
+        return "".join(self.lines)
+
+    @property
+    def billed_ms(self) -> int:
+        """Milliseconds billed so far, init phases included (as AWS does since August 2025)."""
+        return sum(a.billed_ms + a.billed_init_ms for a in self.answers)
+
+    # ---- invocations
+
+    def invoke(
+        self,
+        event: Any = None,
+        *,
+        client_context: Mapping[str, Any] | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Run the handler on `event`, anything that JSON can hold.
+
+        timeout: seconds for this invocation in place of the function's. What goes wrong is in `.error`; not raised.
+        """
+        body = json.dumps(event).encode()
+        with self._lock:
+            asked = time.perf_counter()
+            answer = Answer(request_id or str(uuid.uuid4()), self, len(self.lines))
+            self.thaw()
+            error = self._get_ready()
+            answer.cold, self._fresh = self._fresh, False
+            if answer.cold and self._api is not None:
+                ready = self._api.exchange.ready_at or time.perf_counter()
+                answer.init_ms = (ready - self._started_at) * 1000
+            if error is not None:
+                answer.error = error
+                self.recycle()
+            else:
+                self._run(answer, body, client_context, timeout or self.timeout)
+            answer.total_ms = (time.perf_counter() - asked) * 1000
+            self.answers.append(answer)
+            if self.freeze_between:
+                self.freeze()
+            return answer
+
+    def _run(self, answer: Answer, body: bytes, client_context: Any, timeout: float) -> None:
+        exchange = self._spawned()
+        task = Task(answer.request_id, body, self._headers(answer.request_id, client_context, timeout))
+        with exchange.changed:
+            exchange.task = task
+            exchange.changed.notify_all()
+        self._await(lambda: bool(task.done), timeout)
+        ended = task.done or time.perf_counter()
+        answer.duration_ms = (ended - (task.given or ended)) * 1000
+        if task.done:
+            answer.error = task.error
+            if task.response is not None:
+                answer.payload = json.loads(task.response) if task.response else None
+        elif self._child is not None and self._child.poll() is not None:
+            code = self._child.returncode
+            answer.error = {"errorType": "Runtime.ExitError", "errorMessage": f"Runtime exited with status {code}"}
+            self.recycle()
+        else:
+            answer.timed_out = True
+            answer.error = {
+                "errorType": "Sandbox.Timedout",
+                "errorMessage": f"{answer.request_id} Task timed out after {timeout:.2f} seconds",
+            }
+            self.recycle()
+
+    def _headers(self, request_id: str, client_context: Any, timeout: float) -> dict[str, str]:
+        headers = {
+            "Lambda-Runtime-Aws-Request-Id": request_id,
+            "Lambda-Runtime-Deadline-Ms": str(int((time.time() + timeout) * 1000)),
+            "Lambda-Runtime-Invoked-Function-Arn": f"arn:aws:lambda:us-east-1:123456789012:function:{self.function_name}",
+            "Lambda-Runtime-Trace-Id": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=0",
+        }
+        if client_context is not None:
+            headers["Lambda-Runtime-Client-Context"] = json.dumps(client_context)
+        return headers
+
+    # ---- the child
+
+    def _get_ready(self) -> dict[str, Any] | None:
+        """Have a child that waits for an event; else the error that says why not."""
+        exchange = self._spawned()
+        if self.init_type == "snap-start" and not exchange.restored:
+            try:
+                self.snapshot()
+            except RuntimeError as error:
+                return exchange.init_error or {"errorType": "Runtime.Unknown", "errorMessage": str(error)}
+            self.restore()
+        self._await(lambda: exchange.waiting, self.init_timeout)
+        if exchange.waiting:
+            return None
+        if exchange.init_error is not None:
+            return exchange.init_error
+        if self._child is not None and self._child.poll() is not None:
+            return {"errorType": "Runtime.ExitError", "errorMessage": f"exited with status {self._child.returncode}"}
+        return {"errorType": "Sandbox.Timedout", "errorMessage": f"init took longer than {self.init_timeout:g} s"}
+
+    def _spawned(self) -> Exchange:
+        if self._child is not None and self._child.poll() is not None:
+            self.recycle()
+        if self._child is None:
+            self._spawn()
+        assert self._api is not None
+        return self._api.exchange
+
+    def _spawn(self) -> None:
+        if self._api is None:
+            self._api = RuntimeAPI()
+            # The default looks every half second whether to stop.
+            threading.Thread(target=self._api.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        self._api.exchange = Exchange()
+        self._started_at = time.perf_counter()
+        self._fresh = True
+        self._child = subprocess.Popen(
+            [self._python, "-m", "awslambdaric", self.handler],
+            cwd=self.root,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._child,), daemon=True)
+        self._reader.start()
+
+    def _environment(self) -> dict[str, str]:
+        assert self._api is not None
+        path = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH", "")]))
+        name = self.function_name
+        return {
+            **os.environ,
+            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._api.server_port}",
+            "AWS_LAMBDA_FUNCTION_NAME": name,
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(self.memory_mb),
+            "AWS_LAMBDA_INITIALIZATION_TYPE": self.init_type,
+            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
+            "AWS_LAMBDA_LOG_STREAM_NAME": "2026/01/01/[$LATEST]0123456789abcdef",
+            "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info[0]}.{sys.version_info[1]}",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "LAMBDA_TASK_ROOT": str(self.root),
+            "_HANDLER": self.handler,
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            **self._env,
+        }
+
+    def _read(self, child: subprocess.Popen[str]) -> None:
+        assert child.stdout is not None
+        with child.stdout:
+            for line in child.stdout:
+                self.lines.append(line)
+
+    def _await(self, condition: Any, seconds: float) -> None:
+        """Until `condition` holds, the child ends, init fails, or the time is up."""
+        assert self._api is not None
+        exchange = self._api.exchange
+        until = time.perf_counter() + seconds
+        with exchange.changed:
+            while not condition() and exchange.init_error is None:
+                left = until - time.perf_counter()
+                if left <= 0 or self._child is None or self._child.poll() is not None:
+                    return
+                # Woken at once by the child's requests; its death makes none, so look for it.
+                exchange.changed.wait(min(left, 0.05))
+
+
+def _signal(child: subprocess.Popen[str], number: signal.Signals) -> None:
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:
+        pass
