@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resilience.core import events
-from resilience.core.call import CURRENT, PLAIN, Call
+from resilience.core.call import CURRENT, Call
 from resilience.core.clock import CLOCK, Instant
 from resilience.core.errors import ConfigurationError, CredentialUnavailable
 from resilience.http.credential import Credential, EnvProvider, Provider, problem_with
@@ -338,8 +338,8 @@ def _nobodys_call() -> Call:
 
     What a provider sends belongs neither to the call that needed the credential nor to the one a platform runs alone.
     """
-    call = Call.__new__(Call)
-    call.invocation, call.ended = PLAIN, True
+    call = Call()
+    call.ended = True
     return call
 
 

@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from resilience.core import events
-from resilience.core.call import CURRENT, _exclusive, find
+from resilience.core.call import CURRENT, EXCLUSIVE, find
 from resilience.core.clock import CLOCK, replaced
 from resilience.core.errors import ConfigurationError, CredentialUnavailable, DeadlineExceeded
 from resilience.http import flight as flights
@@ -574,7 +574,7 @@ def test_what_the_provider_sends_belongs_to_no_call() -> None:
     from resilience.core.call import Call
 
     seen: list[Any] = []
-    call = Call.__new__(Call)
+    call = Call()
 
     def provider() -> str:
         seen.extend([find(), resolving()])
@@ -582,13 +582,13 @@ def test_what_the_provider_sends_belongs_to_no_call() -> None:
 
     source = CredentialSource(provider=provider)
     token = CURRENT.set(call)
-    _exclusive[0] = call
+    EXCLUSIVE[0] = call
     try:
         assert find() is call
         source.get()
     finally:
         CURRENT.reset(token)
-        _exclusive[0] = None
+        EXCLUSIVE[0] = None
     assert seen == [None, source]
     assert resolving() is None
 
