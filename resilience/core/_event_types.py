@@ -24,7 +24,8 @@ class ColdStart(Event):
 
 @dataclass(frozen=True, slots=True)
 class WarmedUp(Event):
-    """Warming up ended: by whom it was asked for (init, ping, quiet, heartbeat, restore), ms it took, connections opened, what failed."""
+    """Warming up ended: by whom it was asked for (init, ping, quiet, heartbeat, restore), ms it took, connections
+    opened, what failed."""
 
     reason: str
     ms: float

@@ -37,18 +37,25 @@ class CircuitOpen(ResilienceError):
     retry_after: seconds until the breaker lets a probe through; None while it is isolated by hand.
     """
 
-    def __init__(self, dependency: str, retry_after: float | None = None) -> None:
-        self.dependency = dependency
-        self.retry_after = retry_after
+    # A rejection must cost nothing: the two stay in `args`, and words are made only when somebody reads them.
+
+    @property
+    def dependency(self) -> str:
+        """What is down."""
+        return str(self.args[0])
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until a probe is let through."""
+        return self.args[1] if len(self.args) > 1 else None
 
     def __str__(self) -> str:
-        # Only when somebody reads it: a rejection must cost nothing.
         wait = self.retry_after
         again = "isolated by hand" if wait is None else f"asked again in {max(wait, 0.0):.1f} s"
         return f"circuit open: {self.dependency} is failing and was not asked ({again})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CircuitOpen, (self.dependency, self.retry_after)
+        return CircuitOpen, self.args
 
 
 class RateLimited(ResilienceError):

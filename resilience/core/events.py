@@ -87,6 +87,7 @@ def emit(event: Event) -> None:
             except Exception:
                 _log.exception("a listener failed on %s", type(event).__name__)
 
+
 def __getattr__(name: str) -> Any:
     # The classes, at their first use.
     from resilience.core import _event_types

@@ -31,7 +31,7 @@ def _code(fn: Any) -> Any:
     while isinstance(fn, functools.partial):
         fn = fn.func
     if not hasattr(fn, "__code__") and not isinstance(fn, type):
-        fn = getattr(fn, "__func__", None) or getattr(type(fn), "__call__", None)
+        fn = getattr(fn, "__func__", None) or getattr(type(fn), "__call__", None)  # noqa: B004 - its code is wanted
         fn = getattr(fn, "__func__", fn)
     return getattr(fn, "__code__", None)
 

@@ -57,7 +57,11 @@ class Settings:
         if value is None and optional:
             return
         allowed = "!#$%&'*+-.^_`|~"
-        if not isinstance(value, str) or not value or not all(c.isascii() and (c.isalnum() or c in allowed) for c in value):
+        if (
+            not isinstance(value, str)
+            or not value
+            or not all(c.isascii() and (c.isalnum() or c in allowed) for c in value)
+        ):
             raise self.wrong(setting, value, "the name of an HTTP header" + (" or None" if optional else ""))
 
     def flag(self, setting: str, value: Any, *, optional: bool = False) -> None:
@@ -112,4 +116,6 @@ def _is_url(value: str) -> bool:
     except ValueError:
         return False
     clean = not any(c.isspace() or ord(c) < 32 or c == "\\" for c in value)
-    return clean and port_fits and parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+    return (
+        clean and port_fits and parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+    )

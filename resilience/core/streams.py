@@ -227,4 +227,3 @@ async def _step_async(call: Call, step: Callable[..., Any], *argument: Any) -> A
         return await step(*argument)
     finally:
         CURRENT.reset(token)
-

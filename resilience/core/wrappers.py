@@ -69,7 +69,15 @@ def _function(pipeline: Pipeline) -> Any:
             call.ended = True
             if EXCLUSIVE[0] is not None or events.LISTENERS:
                 pipeline.end(call)
-        return call.result if call.error is None else result_of(call)
+        error = call.error
+        if error is None:
+            return call.result
+        call.error = None
+        try:
+            raise error
+        finally:
+            # Its traceback holds this frame: without this, each would keep the other alive.
+            del error
 
     return wrapper
 
@@ -114,7 +122,15 @@ def _coroutine(pipeline: Pipeline) -> Any:
             call.ended = True
             if EXCLUSIVE[0] is not None or events.LISTENERS:
                 pipeline.end(call)
-        return call.result if call.error is None else result_of(call)
+        error = call.error
+        if error is None:
+            return call.result
+        call.error = None
+        try:
+            raise error
+        finally:
+            # Its traceback holds this frame: without this, each would keep the other alive.
+            del error
 
     return wrapper
 

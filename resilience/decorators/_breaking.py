@@ -54,10 +54,10 @@ class BreakerGuard:
 
         def guarded(unit: Guarded) -> None:
             breaker = known.get(name or unit.dependency) or make(name or unit.dependency)
-            try:
-                permit = breaker.admit()
-            except CircuitOpen as error:
-                return _reject(unit, error)
+            permit = breaker.ask()
+            if isinstance(permit, CircuitOpen):
+                unit.error, unit.outcome = permit, _REJECTED
+                return
             started = CLOCK.monotonic() if breaker.needs_elapsed else 0.0
             try:
                 proceed(unit)
@@ -68,7 +68,7 @@ class BreakerGuard:
                 breaker.success(permit)
             else:
                 settle(unit, breaker, permit, started)
-            return None
+            return
 
         return guarded
 
@@ -78,10 +78,10 @@ class BreakerGuard:
 
         async def guarded(unit: Guarded) -> None:
             breaker = known.get(name or unit.dependency) or make(name or unit.dependency)
-            try:
-                permit = breaker.admit()
-            except CircuitOpen as error:
-                return _reject(unit, error)
+            permit = breaker.ask()
+            if isinstance(permit, CircuitOpen):
+                unit.error, unit.outcome = permit, _REJECTED
+                return
             started = CLOCK.monotonic() if breaker.needs_elapsed else 0.0
             try:
                 await proceed(unit)
@@ -92,7 +92,7 @@ class BreakerGuard:
                 breaker.success(permit)
             else:
                 settle(unit, breaker, permit, started)
-            return None
+            return
 
         return guarded
 
@@ -152,9 +152,3 @@ class BreakerGuard:
 
 #: All rejections mean the same, so it is worked out once.
 _REJECTED = of_error(CircuitOpen(""))
-
-
-def _reject(unit: Guarded, error: CircuitOpen) -> None:
-    unit.result = None
-    unit.error = error
-    unit.outcome = _REJECTED

@@ -102,6 +102,8 @@ class RetryGuard:
             proceed(unit)
             if unit.outcome is OK and not custom:
                 return
+            if unit.outcome.guarded:
+                return
             story = _Story()
             while (wait := self._after(unit, shared, story)) is not None:
                 unit.discard()
@@ -129,6 +131,8 @@ class RetryGuard:
                 shared.budget.note_call()
             await proceed(unit)
             if unit.outcome is OK and not custom:
+                return
+            if unit.outcome.guarded:
                 return
             story = _Story()
             while (wait := self._after(unit, shared, story)) is not None:
@@ -265,7 +269,8 @@ class RetryGuard:
     def _give_up(self, unit: Guarded, story: _Story, why: str) -> None:
         dependency = self._policy.name or unit.dependency
         outcome = unit.outcome
-        said = f"resilience: gave up on {dependency} after attempt {unit.attempt}, {story.waited:.1f} s waited: {_WHY[why]}"
+        tried = f"after attempt {unit.attempt}, {story.waited:.1f} s waited"
+        said = f"resilience: gave up on {dependency} {tried}: {_WHY[why]}"
         if events.LISTENERS:
             given_up = events.RetryGivenUp(dependency, unit.attempt, story.waited, why, outcome.meaning.value)
             events.emit(given_up)

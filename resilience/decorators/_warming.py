@@ -33,9 +33,10 @@ _FIRST_WAIT = 1.0
 class WarmPolicy(Policy):
     """The settings of one `@warm`.
 
-    What changes: `_pipeline`, the newest one (each decorator above makes another), `_wanted`, the reason of a warming up
-    that is yet to be started, and `_thread`, the one that warms, all under `_lock`; and when the last call came, of which
-    any thread may write a nearly equal value.
+    What changes: `_pipeline`, the newest one (each decorator above makes another), `_wanted`, the reason of a
+    warming up
+    that is yet to be started, and `_thread`, the one that warms, all under `_lock`; and when the last call came, of
+    which any thread may write a nearly equal value.
     """
 
     kind = "warm"
@@ -255,7 +256,9 @@ class WarmPolicy(Policy):
     def describe(self) -> str:
         said = [f"again after {self.interval:g} s of quiet", "pings " + ", ".join(self.pings.names)]
         if self.probe is not None:
-            said.append(f"probe {self.probe if isinstance(self.probe, str) else getattr(self.probe, '__name__', 'function')}")
+            said.append(
+                f"probe {self.probe if isinstance(self.probe, str) else getattr(self.probe, '__name__', 'function')}"
+            )
         if self.heartbeat is not None:
             said.append(f"heartbeat every {self.heartbeat:g} s")
         return ", ".join(said)

@@ -252,7 +252,8 @@ def circuit_breaker(
     fallback: a value, or a function of the handler's arguments, to answer with while it is open.
     stale_if_error: seconds for which the last good answer to the same arguments may stand in while it is open.
     counts: exception classes, or a predicate of exception or result, that alone count as failures.
-    store: only memory for now, or a `pybreaker.CircuitBreakerStorage` of yours. breaker: a `pybreaker.CircuitBreaker` of
+    store: only memory for now, or a `pybreaker.CircuitBreakerStorage` of yours. breaker: a
+    `pybreaker.CircuitBreaker` of
         yours, whose storage, listeners and limits are used. listeners: of `pybreaker.CircuitBreakerListener`.
     scope: "auto", "call" or "request".
 

@@ -50,7 +50,7 @@ class AuthPolicy(Policy):
         if hosts is None and plan.base_url is not None:
             from urllib.parse import urlsplit
 
-            hosts = HostRule.parse(urlsplit(plan.base_url).hostname or "")
+            hosts = HostRule.parse(urlsplit(plan.base_url).netloc)
         if hosts is None and self.source is not None:
             raise ConfigurationError(
                 f"fresh_auth on {plan.pipeline.name}: hosts=None says of no host that the credential is for it: "
@@ -80,7 +80,8 @@ class AuthPolicy(Policy):
 
 
 class _Refresh:
-    """A 401 of another client, which took its credential from `auth_headers`: one more try with a new one. Immutable."""
+    """A 401 of another client, which took its credential from `auth_headers`: one more try with a new one.
+    Immutable."""
 
     def __init__(self, policy: AuthPolicy) -> None:
         self._policy = policy
@@ -164,8 +165,8 @@ def fresh_auth(
     idempotency_key: send an `Idempotency-Key`, the same for all attempts of one request, with each POST.
     insecure: allow plain http to any of the hosts.
 
-    Raises `ConfigurationError` at once for a wrong setting; `CredentialUnavailable` in a call. The credential stands in no
-    log, event, exception or repr of ours.
+    Raises `ConfigurationError` at once for a wrong setting; `CredentialUnavailable` in a call. The credential stands
+    in no log, event, exception or repr of ours.
     """
     _check.text("env", env, optional=True)
     _check.callable("provider", provider)

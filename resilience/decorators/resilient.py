@@ -80,8 +80,8 @@ def resilient(*decorators: Any, **settings: Any) -> Any:
 
     decorators: in place of the five, outermost first: `resilient(pooled(...), retry_ratelimit)`.
     settings: `base_url, env, provider, hosts, idempotency_key, attempts, deadline, idempotent, limit, fail_max,
-        reset_timeout, fallback, probe, interval, max_idle`, each for the decorator that has it; or all of one decorator's,
-        `pooled={"timeout": 10}`; `warm=False` leaves one out.
+        reset_timeout, fallback, probe, interval, max_idle`, each for the decorator that has it; or all of one
+        decorator's, `pooled={"timeout": 10}`; `warm=False` leaves one out.
 
     Raises `ConfigurationError` at once for a wrong setting.
     """
@@ -89,7 +89,9 @@ def resilient(*decorators: Any, **settings: Any) -> Any:
         return resilient()(decorators[0])
     if decorators:
         if settings:
-            raise ConfigurationError(f"resilient: settings {sorted(settings)} go to the decorators given, not beside them")
+            raise ConfigurationError(
+                f"resilient: settings {sorted(settings)} go to the decorators given, not beside them"
+            )
         for each in decorators:
             if not callable(each):
                 raise ConfigurationError(f"resilient: {each!r} is not a decorator")

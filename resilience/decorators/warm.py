@@ -26,7 +26,7 @@ def warm(
     connections: int = 1,
     pings: Iterable[str | Callable[[Any], Any]] = PINGS,
     path: str | None = None,
-    secret_env: str = "CRON_SECRET",
+    secret_env: str = "CRON_SECRET",  # noqa: S107 - the name of a variable, not its value
     concurrency: bool = False,
     heartbeat: float | None = None,
 ) -> Callable[[F], F]: ...
@@ -40,7 +40,7 @@ def warm(
     connections: int = 1,
     pings: Any = PINGS,
     path: str | None = None,
-    secret_env: str = "CRON_SECRET",  # noqa: S107  the name of a variable
+    secret_env: str = "CRON_SECRET",  # noqa: S107 - the name of a variable, not its value
     concurrency: bool = False,
     heartbeat: float | None = None,
 ) -> Any:

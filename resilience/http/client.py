@@ -54,7 +54,7 @@ class PathSession(requests.Session):
         for scheme in ("https://", "http://"):
             self.mount(scheme, PathAdapter(path))
 
-    def request(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+    def request(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
         """As `Session.request`, with `url` below the base URL where it has no scheme."""
         if self._base_url is not None and isinstance(url, str) and not urlsplit(url).scheme:
             url = f"{self._base_url.rstrip('/')}/{url.lstrip('/')}"

@@ -23,8 +23,8 @@ __all__ = ["Request", "RequestPath", "dependency_of"]
 #: What `HTTPAdapter.send` takes for granted.
 _DEFAULTS: dict[str, Any] = {"stream": False, "timeout": None, "verify": True, "cert": None, "proxies": None}
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-#: By scheme and authority, as they stand in the URL. What changes: grows to `_MOST`, then starts anew; no lock: either of
-#: two threads may write the same value.
+#: By scheme and authority, as they stand in the URL. What changes: grows to `_MOST`, then starts anew; no lock:
+#: either of two threads may write the same value.
 _dependencies: dict[str, str] = {}
 _MOST = 1000
 
@@ -175,7 +175,11 @@ class RequestPath:
         response = self._deliver_as(unit, credential, attempt)
         if response.status_code in authorizer.refresh_on and not unit.renewed and unit.replayable:
             unit.renewed = True
-            fresh = authorizer.source.renew(credential, unit.deadline)
+            try:
+                fresh = authorizer.source.renew(credential, unit.deadline)
+            except BaseException:
+                response.close()
+                raise
             if fresh is not None:
                 response.close()
                 _rewind(unit.prepared)
@@ -257,7 +261,8 @@ def retyped(error: Any, *others: type[BaseException], **attributes: Any) -> Base
     wanted = also(type(error), *others)
     if wanted is type(error):
         return error  # type: ignore[no-any-return]
-    made = wanted.__new__(wanted, *error.args)
+    # Without arguments: an OSError would take two of them for its errno.
+    made: Any = BaseException.__new__(wanted) if not issubclass(wanted, OSError) else OSError.__new__(wanted)
     made.args = error.args
     made.__dict__.update(error.__dict__)
     made.__dict__.update(attributes)
@@ -301,5 +306,3 @@ def _note_redirect(unit: Request, location: str) -> None:
     if call.redirects is None:
         call.redirects = {}
     call.redirects[target] = unit.dependency
-
-

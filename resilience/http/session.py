@@ -60,7 +60,8 @@ class Pool:
         return self._adapter
 
     def send(self, request: Any, attempt: Attempt, options: dict[str, Any]) -> Any:
-        """One attempt over a pooled connection; where none could be made, up to `connect_retries` more tries at once."""
+        """One attempt over a pooled connection; where none could be made, up to `connect_retries` more tries at
+        once."""
         adapter = self._adapter or self.adapter
         for left in range(self.settings.connect_retries, 0, -1):
             try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from resilience.core import events
 from resilience.core.clock import CLOCK
@@ -57,22 +57,28 @@ class Breaker(Circuit):
 
     def admit(self, fn: Callable[..., Any] | None = None) -> Permit:
         """Leave to make one call; raises `CircuitOpen` where there is none. fn: what pybreaker's listeners are told."""
-        permit = self._shared
-        return permit if permit is not None else self._admit(fn)
+        answer = self._shared or self._ask(fn)
+        if isinstance(answer, Permit):
+            return answer
+        raise answer
 
-    def _admit(self, fn: Callable[..., Any] | None) -> Permit:
+    def ask(self) -> Permit | CircuitOpen:
+        """As `admit`; the error is returned, which costs a third of raising it."""
+        return self._shared or self._ask(None)
+
+    def _ask(self, fn: Callable[..., Any] | None) -> Permit | CircuitOpen:
         machine = self._watched
         if machine is not None:
             self._follow(machine)
         # Those turned away need no lock.
         if self._ends is not None and (left := self._left()) > 0:
-            self._reject(left if left < math.inf else None)
+            return self._rejection(left if left < math.inf else None)
         with self._lock:
             permit, wait = self._decide()
         if self._queue:
             self._tell()
         if permit is None:
-            self._reject(wait)
+            return self._rejection(wait)
         if machine is not None:
             machine.before_call(fn)
         return permit
@@ -205,14 +211,15 @@ class Breaker(Circuit):
             self._move(new, math.inf if new == ISOLATED else self._reset_timeout)
         self._tell()
 
-    def _reject(self, wait: float | None) -> NoReturn:
-        if self._error is None:
+    def _rejection(self, wait: float | None) -> CircuitOpen:
+        error = self._error
+        if error is None:
             from resilience.state._pybreaker import OpenError
 
-            self._error = OpenError
+            error = self._error = OpenError
         if events.LISTENERS:
             events.emit(events.CircuitRejected(self.dependency, wait))
-        raise self._error(self.dependency, wait)
+        return error(self.dependency, wait)
 
     def _make_machine(self) -> Machine:
         from resilience.state._pybreaker import Machine

@@ -16,8 +16,8 @@ _check = Settings("FakeClock")
 class FakeClock:
     """Both clocks of `resilience`, moved by hand; sleeping moves them at once.
 
-    `with FakeClock() as clock:` puts it in the place of the real ones until the end of the block. `slept` lists what was
-    slept, in seconds.
+    `with FakeClock() as clock:` puts it in the place of the real ones until the end of the block. `slept` lists what
+    was slept, in seconds.
 
     What changes: the two times and `slept`, under `_lock`.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from resilience.testing._runtime_api import Exchange, RuntimeAPI, Task
 __all__ = ["Answer", "LambdaRuntime"]
 
 _check = Settings("LambdaRuntime")
+_ARN = "arn:aws:lambda:us-east-1:123456789012:function:"
 _INIT_TYPES = ("on-demand", "provisioned-concurrency", "snap-start")
 
 
@@ -29,7 +31,8 @@ class Answer:
     """What one invocation came to.
 
     payload: the decoded JSON of the answer. error: `errorType`, `errorMessage`, `stackTrace`, or None.
-    duration_ms: from the event's handing out to the answer. init_ms: from the process's start to its first request for an
+    duration_ms: from the event's handing out to the answer. init_ms: from the process's start to its first request
+    for an
         event, for a cold start; else 0. total_ms: all that the caller waited.
     billed_ms, billed_init_ms: rounded up to whole milliseconds, as AWS bills; init counted apart.
     """
@@ -74,8 +77,8 @@ class Answer:
 class LambdaRuntime:
     """Runs `handler` ("module.function" in the folder `root`) in one sandbox: a child process of `awslambdaric`.
 
-    memory_mb: what the function is told it has (128 to 10240). timeout: seconds after which it is killed (above 0 to 900).
-    env: more environment variables. init_type: "on-demand", "provisioned-concurrency" or "snap-start".
+    memory_mb: what the function is told it has (128 to 10240). timeout: seconds after which it is killed (above 0 to
+    900). env: more environment variables. init_type: "on-demand", "provisioned-concurrency" or "snap-start".
     python: the interpreter. freeze_between: stop the process between invocations, as Lambda does.
     init_timeout: seconds that the init phase may take (Lambda: 10).
 
@@ -274,7 +277,7 @@ class LambdaRuntime:
         headers = {
             "Lambda-Runtime-Aws-Request-Id": request_id,
             "Lambda-Runtime-Deadline-Ms": str(int((time.time() + timeout) * 1000)),
-            "Lambda-Runtime-Invoked-Function-Arn": f"arn:aws:lambda:us-east-1:123456789012:function:{self.function_name}",
+            "Lambda-Runtime-Invoked-Function-Arn": f"{_ARN}{self.function_name}",
             "Lambda-Runtime-Trace-Id": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=0",
         }
         if client_context is not None:
@@ -375,7 +378,5 @@ class LambdaRuntime:
 
 
 def _signal(child: subprocess.Popen[str], number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-    except ProcessLookupError:
-        pass

@@ -1,4 +1,5 @@
-"""Fixtures for users' own tests. Loaded at every start of pytest, so nothing heavy is imported before it is asked for."""
+"""Fixtures for users' own tests. Loaded at every start of pytest, so nothing heavy is imported before it is asked
+for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""All 120 orders of the five decorators give the same answers; retry and breaker may change places, and only they matter."""
+"""All 120 orders of the five decorators give the same answers; retry and breaker may change places, and only they
+matter."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import requests
 
 import resilience
 from resilience import circuit_breaker, fresh_auth, pooled, retry_ratelimit, warm
-from resilience.testing import Fault, FaultyAPI, FakeClock, LambdaContext
+from resilience.testing import FakeClock, Fault, FaultyAPI, LambdaContext
 from resilience.testing._reset import reset
 
 NAMES = ("warm", "pooled", "circuit_breaker", "retry_ratelimit", "fresh_auth")
@@ -43,7 +44,9 @@ class World:
 
         def post() -> dict[str, Any]:
             self.bodies += 1
-            r = requests.post(api.base_url + "/chat/completions", json={"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+            r = requests.post(
+                api.base_url + "/chat/completions", json={"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+            )
             return {"statusCode": r.status_code}
 
         def handler(event: Any, context: Any) -> dict[str, Any]:
