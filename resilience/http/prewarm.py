@@ -73,8 +73,9 @@ def prewarm(*urls: str, ca: str | None = None, connections: int = 1, timeout: fl
     ca: path of the CA bundle; None for the one that `requests` uses by default.
     connections: how many to each host, at least 1. timeout: seconds for each of the steps, more than 0.
 
-    Returns at once and does nothing where a proxy applies to the host, or where no thread can be started. Failures are
-    silent: the request that would have used the connection makes its own, and says what is wrong.
+    Imports `socket` and `ssl`, as the caller's other imports would, and leaves all waiting to threads. Does nothing
+    where a proxy applies to the host, or where no thread can be started. Failures are silent: the request that would
+    have used the connection makes its own, and says what is wrong.
 
     Raises ConfigurationError for a setting that cannot work, a URL that is not `http(s)://host[:port]…` among them.
     """
@@ -82,10 +83,10 @@ def prewarm(*urls: str, ca: str | None = None, connections: int = 1, timeout: fl
         raise ConfigurationError(f"connections: {connections!r} must be a whole number, at least 1")
     if not isinstance(timeout, int | float) or not 0.0 < timeout < float("inf"):
         raise ConfigurationError(f"timeout: {timeout!r} must be seconds, more than 0")
-    for scheme, host, port in [_parse(url) for url in urls]:
-        if not _proxied(scheme, host, port):
-            for number in range(connections):
-                _start(scheme, host, port, ca, timeout, load=number == 0)
+    targets = [target for target in map(_parse, urls) if not _proxied(*target)]
+    started = [_start(*target, ca, timeout) for target in targets for _ in range(connections)]
+    if any(started) and any(scheme == "https" for scheme, _, _ in targets):
+        _load_early(ca)
 
 
 def take(host: str, port: int, ca: str | None, wait: float | None = None) -> DeadlineSocket | None:
@@ -125,19 +126,44 @@ def drop_all() -> None:
         ticket.close()
 
 
-def _start(scheme: str, host: str, port: int, ca: str | None, timeout: float, *, load: bool) -> None:
+def _start(scheme: str, host: str, port: int, ca: str | None, timeout: float) -> bool:
+    # On the caller's thread, as `ssl` in `_load_early` and for the same reason.
+    import resilience.http.sockets  # noqa: F401
+
     key = (host, port, scheme == "https")
     ticket = _Ticket(ca)
     with _lock:
         _tickets.setdefault(key, []).append(ticket)
     try:
         threading.Thread(target=_run, args=(ticket, key, timeout), name="resilience-prewarm", daemon=True).start()
-        if load and key[2]:
-            # The bundle is parsed without the GIL, while the other thread waits for the network.
-            threading.Thread(target=_load, args=(ca,), name="resilience-ca", daemon=True).start()
     except RuntimeError:
         # Pyodide, or a process at its limit.
         _forget(key, ticket)
+        return False
+    return True
+
+
+def _load_early(ca: str | None) -> None:
+    """Import `ssl` on the caller's thread, and parse the bundle, which needs no GIL, on one of its own.
+
+    `requests` needs `ssl` anyway. Imported on a thread, beside the imports of the main one, it took 100 ms instead of
+    15: an import reads many small files, and after each the thread waits 5 ms for the GIL.
+    """
+    from resilience.http import tls
+
+    def load() -> None:
+        try:
+            tls.tls_context(ca)
+        except OSError:
+            # The thread that needs it meets the same, and tells.
+            return
+
+    try:
+        path = ca or tls.default_ca()
+        if os.path.exists(path):
+            threading.Thread(target=load, name="resilience-ca", daemon=True).start()
+    except RuntimeError:
+        return
 
 
 def _run(ticket: _Ticket, key: Key, timeout: float) -> None:
@@ -156,7 +182,6 @@ def _run(ticket: _Ticket, key: Key, timeout: float) -> None:
 
 
 def _connect(host: str, port: int, tls: bool, ca: str | None, timeout: float) -> tuple[DeadlineSocket, str | None]:
-    # Imported here, on this thread, and first without `ssl`: so the first packet leaves some milliseconds earlier.
     from resilience.http.sockets import connect, resolve
 
     sock = connect(resolve(host, port), timeout, None)
@@ -170,16 +195,6 @@ def _connect(host: str, port: int, tls: bool, ca: str | None, timeout: float) ->
         sock.close()
         raise
     return secure(sock, host, context, timeout), context.ca
-
-
-def _load(ca: str | None) -> None:
-    from resilience.http.tls import tls_context
-
-    try:
-        tls_context(ca)
-    except OSError:
-        # The thread that needs it meets the same, and tells.
-        return
 
 
 def _forget(key: Key, ticket: _Ticket) -> None:

@@ -653,7 +653,9 @@ def test_a_tls_proxy_is_verified_by_the_bundle_of_the_request(adapter: PooledAda
 def test_warming_opens_what_is_missing_and_no_more(adapter: PooledAdapter, api: FaultyAPI) -> None:
     deadline = CLOCK.monotonic() + 20.0
     assert adapter.warm(api.url, 3, deadline, verify=api.ca_file) == 3
-    assert adapter.idle_connections == api.handshakes == 3
+    assert adapter.idle_connections == 3
+    # TLS 1.3: the client is done before the server is.
+    until(lambda: api.handshakes == 3)
     assert adapter.warm(api.url + "/v1", 3, deadline, verify=api.ca_file) == 0
     # The session tickets of TLS 1.3, which lie unread on each, do not make it look dropped.
     assert [attempt(adapter, api)[1].sent for _ in range(5)] == [True] * 5
