@@ -155,29 +155,32 @@ class HTTPConnection(_HTTP):  # type: ignore[misc]
         """Whether it may carry another request; urllib3 asks when it takes it out of the pool, and closes it if not."""
         if self.sock is None:
             return False
-        idle = CLOCK.since(self._touched())
-        if self.pid != os.getpid():
-            why = "fork"
-        elif idle > self.max_idle:
-            why = "idle"
-        elif super().is_connected or self._is_quiet():
-            return True
-        else:
-            why = "dropped"
-        self.tell_retired(why, idle)
-        return False
+        why = self.unfit()
+        if why is not None:
+            self.tell_retired(why)
+        return why is None
 
-    def tell_retired(self, why: str, idle: float | None = None) -> None:
+    def unfit(self) -> str | None:
+        """Why the open connection may not carry another request: fork, idle or dropped; None if it may.
+
+        It may read from it, so it is for whoever has taken the connection out of the pool, or holds the pool's lock.
+        """
+        if self.pid != os.getpid():
+            return "fork"
+        if CLOCK.since(self._touched()) > self.max_idle:
+            return "idle"
+        ours = isinstance(self.sock, DeadlineSocket)
+        if super().is_connected:
+            return "dropped" if ours and self.sock.ended else None
+        return None if ours and self.sock.is_quiet() else "dropped"
+
+    def tell_retired(self, why: str) -> None:
         if events.LISTENERS:
-            idle = CLOCK.since(self._touched()) if idle is None else idle
-            events.emit(events.ConnectionRetired(self.dependency, why, idle))
+            events.emit(events.ConnectionRetired(self.dependency, why, CLOCK.since(self._touched())))
 
     def _touched(self) -> Instant:
         # TLS to a proxy that is itself reached by TLS is no socket of ours: there the last request's start counts.
         return max(self._used, cast(Instant, getattr(self.sock, "touched", self._used)))
-
-    def _is_quiet(self) -> bool:
-        return isinstance(self.sock, DeadlineSocket) and self.sock.is_quiet()
 
     def forget(self) -> None:
         """In a forked child: give up this process's copy of the socket. Only the descriptor is closed, so the peer sees

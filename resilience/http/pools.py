@@ -51,6 +51,23 @@ class PoolQueue(queue.LifoQueue[Any]):
         with self.mutex:
             return [item for item in self.queue if item is not None and not item.is_closed]
 
+    def weed(self) -> tuple[int, list[tuple[HTTPConnection, str]]]:
+        """How many open connections may be used, and those that may not, with why, taken out; their places stay.
+
+        Looked at under the lock: a look reads, and would take from a thread that has just taken the connection out.
+        """
+        unfit = []
+        with self.mutex:
+            for place, item in enumerate(self.queue):
+                why = None if item is None or item.is_closed else item.unfit()
+                if why is not None:
+                    unfit.append((item, why))
+                    self.queue[place] = None
+            # Empty places below, as in `_put`.
+            self.queue.sort(key=lambda item: item is not None and not item.is_closed)
+            left = sum(1 for item in self.queue if item is not None and not item.is_closed)
+        return left, unfit
+
     def drain(self) -> list[HTTPConnection]:
         """The open connections, taken out; their places stay."""
         with self.mutex:
@@ -121,7 +138,13 @@ class HTTPPool(connectionpool.HTTPConnectionPool):
 
     def fill(self, count: int, deadline: float | None, timeout: Any) -> int:
         """See to it that `count` open connections lie in the pool, and say how many were opened; see `open_idle`."""
-        missing = count - sum(1 for conn in cast(PoolQueue, self.pool).idle() if conn.is_connected)
+        if self.pool is None:
+            return 0
+        left, unfit = cast(PoolQueue, self.pool).weed()
+        for conn, why in unfit:
+            conn.tell_retired(why)
+            conn.close()
+        missing = count - left
         opened: list[bool] = []
         failures: list[Exception] = []
 

@@ -65,17 +65,19 @@ def remaining(timeout: float | None, deadline: float | None) -> float | None:
 class DeadlineSocket(socket.socket):
     """A socket each of whose operations also ends by `deadline`.
 
-    What changes: the three attributes, by the one thread that has the connection out of the pool.
+    What changes: the attributes, by the one thread that has the connection out of the pool, or the pool's lock.
 
     deadline: by the monotonic clock; None makes it a plain socket.
     read_timeout: what `settimeout` was last given; seconds.
     touched: when a byte last went either way.
+    ended: `is_quiet` has found that it is not; what it read to find out is gone, so it stays so.
     """
 
     # Class attributes, because `SSLSocket` objects are made without a call to `__init__`.
     deadline: float | None = None
     read_timeout: float | None = None
     touched: Instant = Instant(0.0, 0.0)
+    ended: bool = False
     #: What a read of nothing raises.
     _NOTHING: tuple[type[OSError], ...] = (BlockingIOError,)
 
@@ -117,8 +119,12 @@ class DeadlineSocket(socket.socket):
         """Whether an idle connection has had nothing from its peer: no end, and no answer that nobody asked for.
 
         That it is readable does not tell: a TLS 1.3 server sends session tickets after the handshake, and a connection
-        made ahead of its first request still has them before it.
+        made ahead of its first request still has them before it. To be asked only while nobody uses the connection.
         """
+        self.ended = self.ended or not self._has_nothing()
+        return not self.ended
+
+    def _has_nothing(self) -> bool:
         before = self.gettimeout()
         super().settimeout(0.0)
         try:

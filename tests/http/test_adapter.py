@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -179,6 +180,23 @@ def test_a_connection_that_its_peer_closed_is_replaced_unnoticed(
     assert session.request(method, api.url + "/v1/echo").ok
     assert api.handshakes == 2
     assert [e.why for e in heard if isinstance(e, events.ConnectionRetired)] == ["dropped"]
+
+
+def test_a_peer_that_says_goodbye_by_tls_alone_is_not_used_again(adapter: PooledAdapter, tmp_path: object) -> None:
+    import trustme
+
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(f"{tmp_path}/ca.pem")
+    with Answering(ca.issue_cert("localhost"), goodbye=True) as server:
+        for _ in range(2):
+            assert adapter.send(prepared(server.url), verify=f"{tmp_path}/ca.pem").text == "ok"
+            [pool] = adapter._all_pools()
+            [conn] = pool.pool.idle()  # type: ignore[union-attr]
+            # However often one looks: the first look takes the notice in.
+            until(lambda conn=conn: conn.unfit())
+            assert conn.unfit() == "dropped"
+        assert server.connections == 2
+        adapter.close()
 
 
 def test_an_answer_that_says_close_is_not_used_again(session: requests.Session, api: FaultyAPI) -> None:
@@ -454,17 +472,14 @@ def test_a_client_certificate_is_sent(adapter: PooledAdapter, tmp_path: object) 
     server, client = ca.issue_cert("localhost"), ca.issue_cert("client.test")
     ca.cert_pem.write_to_path(f"{tmp_path}/ca.pem")
     client.private_key_and_cert_chain_pem.write_to_path(f"{tmp_path}/client.pem")
-    names: list[Any] = []
-    with AsksForCertificate(server, ca, names) as port:
+    with Answering(server, client_ca=ca) as answering:
         for _ in range(2):
-            response = adapter.send(
-                prepared(f"https://localhost:{port}/"), verify=f"{tmp_path}/ca.pem", cert=f"{tmp_path}/client.pem"
-            )
+            response = adapter.send(prepared(answering.url), verify=f"{tmp_path}/ca.pem", cert=f"{tmp_path}/client.pem")
             assert response.text == "ok"
-        assert len(names) == 1
-        assert ("DNS", "client.test") in names[0]["subjectAltName"]
+        assert len(answering.names) == 1
+        assert ("DNS", "client.test") in answering.names[0]["subjectAltName"]
         with pytest.raises(requests.ConnectionError):
-            adapter.send(prepared(f"https://localhost:{port}/"), verify=f"{tmp_path}/ca.pem")
+            adapter.send(prepared(answering.url), verify=f"{tmp_path}/ca.pem")
         adapter.close()
 
 
@@ -544,24 +559,25 @@ def pipe(one: socket.socket, other: socket.socket) -> None:
     back.join()
 
 
-class AsksForCertificate:
-    """A server that wants a client certificate, notes it, and answers ok."""
+class Answering:
+    """A TLS server that answers ok, notes the client's certificate, and may end each answer by close_notify, no FIN."""
 
-    def __init__(self, certificate: Any, ca: Any, names: list[Any]) -> None:
-        import ssl
-
+    def __init__(self, certificate: Any, *, client_ca: Any = None, goodbye: bool = False) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(self.context)
-        ca.configure_trust(self.context)
-        self.context.verify_mode = ssl.CERT_REQUIRED
-        self.names = names
+        if client_ca is not None:
+            client_ca.configure_trust(self.context)
+            self.context.verify_mode = ssl.CERT_REQUIRED
+        self.goodbye = goodbye
+        self.names: list[Any] = []
+        self.connections = 0
         self.sock = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://localhost:{self.sock.getsockname()[1]}/"
 
-    def __enter__(self) -> int:
+    def __enter__(self) -> Answering:
         self.thread = threading.Thread(target=self.serve)
         self.thread.start()
-        port: int = self.sock.getsockname()[1]
-        return port
+        return self
 
     def __exit__(self, *exc: object) -> None:
         self.sock.shutdown(socket.SHUT_RDWR)
@@ -574,6 +590,7 @@ class AsksForCertificate:
                 plain, _ = self.sock.accept()
             except OSError:
                 return
+            self.connections += 1
             threading.Thread(target=self.answer, args=(plain,), daemon=True).start()
 
     def answer(self, plain: socket.socket) -> None:
@@ -581,6 +598,9 @@ class AsksForCertificate:
             self.names.append(conn.getpeercert())
             while conn.recv(65536):
                 conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                if self.goodbye:
+                    # Waits for the client's own notice, which never comes, until the client closes.
+                    conn.unwrap()
 
 
 @pytest.fixture
@@ -681,6 +701,21 @@ def test_warming_is_bounded_by_the_pool_and_goes_by_the_environment(
     assert attempt(adapter, api, proxies={"https": proxy.url})[0].ok
     assert len(proxy.connects) == 1
     adapter.close()
+
+
+def test_warming_replaces_what_was_dropped_and_says_so_once(
+    adapter: PooledAdapter, api: FaultyAPI, heard: list[Any]
+) -> None:
+    api.script([Fault.close_when_idle()])
+    attempt(adapter, api)
+    [pool] = adapter._all_pools()
+    [conn] = pool.pool.idle()  # type: ignore[union-attr]
+    until(conn.unfit)
+    assert adapter.warm(api.url, 1, verify=api.ca_file) == 1
+    assert adapter.idle_connections == 1
+    assert [type(e).__name__ for e in heard] == ["ConnectionOpened", "ConnectionRetired", "ConnectionOpened"]
+    assert attempt(adapter, api)[1].sent
+    assert len(heard) == 3
 
 
 def test_warming_works_where_no_thread_can_be_started(

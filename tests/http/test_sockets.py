@@ -101,7 +101,9 @@ def test_an_idle_socket_is_quiet_until_its_peer_says_or_ends_something(listener:
         peer.close()
         while sock.is_quiet():
             time.sleep(0.001)
+        # What it read to find out is gone, and it remembers.
         assert not sock.is_quiet()
+        assert sock.ended
         assert sock.gettimeout() == pytest.approx(sock.read_timeout)
 
 
