@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -10,12 +13,27 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import get_netrc_auth
 
-from resilience.core.call import CURRENT, find
+from resilience.core.call import CURRENT, Call, find
 
 if TYPE_CHECKING:
     from resilience.http.request import RequestPath
 
 __all__ = ["PathAdapter", "PathSession"]
+
+#: The order in which `HTTPAdapter.send` takes its options.
+_OPTIONS = ("stream", "timeout", "verify", "cert", "proxies")
+
+
+@contextmanager
+def _own_call(path: RequestPath) -> Iterator[Call]:
+    """A call for what no call of the function encloses."""
+    call = path.pipeline.stand_alone()
+    token = CURRENT.set(call)
+    try:
+        yield call
+    finally:
+        CURRENT.reset(token)
+        call.ended = True
 
 
 class PathAdapter(HTTPAdapter):
@@ -27,16 +45,13 @@ class PathAdapter(HTTPAdapter):
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:
         """As `HTTPAdapter.send`; outside a call, the request is a call of its own."""
+        if args:
+            options.update(zip(_OPTIONS, args, strict=False))
         call = find()
         if call is not None:
             return self._path.send(call, self, request, options)
-        call = self._path.pipeline.stand_alone()
-        token = CURRENT.set(call)
-        try:
+        with _own_call(self._path) as call:
             return self._path.send(call, self, request, options)
-        finally:
-            CURRENT.reset(token)
-            call.ended = True
 
 
 class PathSession(requests.Session):
@@ -47,18 +62,27 @@ class PathSession(requests.Session):
 
     def __init__(self, path: RequestPath) -> None:
         super().__init__()
-        self._base_url = path.base_url
+        self._path = path
         # One caller's cookies must not reach another.
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.auth = _netrc_unless_given
         for scheme in ("https://", "http://"):
             self.mount(scheme, PathAdapter(path))
 
-    def request(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
-        """As `Session.request`, with `url` below the base URL where it has no scheme."""
-        if self._base_url is not None and isinstance(url, str) and not urlsplit(url).scheme:
-            url = f"{self._base_url.rstrip('/')}/{url.lstrip('/')}"
-        return super().request(method, url, *args, **kwargs)
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        """As `Session.prepare_request`, with the URL below the base URL where it has no scheme."""
+        base, url = self._path.base_url, request.url
+        if base is not None and isinstance(url, str) and not urlsplit(url).scheme:
+            request = copy.copy(request)
+            request.url = f"{base.rstrip('/')}/{url.lstrip('/')}"
+        return super().prepare_request(request)
+
+    def send(self, request: Any, **options: Any) -> requests.Response:
+        """As `Session.send`; outside a call, the request and where it is redirected to are one call."""
+        if find() is not None:
+            return super().send(request, **options)
+        with _own_call(self._path):
+            return super().send(request, **options)
 
     def close(self) -> None:
         """Nothing to close: the connections are the pool's, which others use."""
@@ -67,7 +91,6 @@ class PathSession(requests.Session):
 def _netrc_unless_given(request: Any) -> Any:
     # `trust_env` lets netrc overwrite an Authorization header; being an `auth=` ourselves, we are asked instead.
     if "Authorization" not in request.headers:
-        found = get_netrc_auth(request.url)
-        if found:
-            request.prepare_auth(found)
+        # Without any, what stands in the URL is taken.
+        request.prepare_auth(get_netrc_auth(request.url))
     return request

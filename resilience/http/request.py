@@ -5,18 +5,21 @@ Nothing here imports requests: where one of its exceptions is to be raised, it h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from copy import copy
 from typing import Any
-from urllib.parse import urldefrag, urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from resilience.core.call import Call, Guarded
 from resilience.core.clock import CLOCK
-from resilience.core.errors import CircuitOpen, CredentialUnavailable, DeadlineExceeded, RateLimited, also
+from resilience.core.errors import DeadlineExceeded
 from resilience.core.outcome import IDEMPOTENT_METHODS, Outcome, mark_guarded, of_error, of_result
 from resilience.core.policy import Plan, Proceed
 from resilience.http import transparent
 from resilience.http.auth import new_idempotency_key
-from resilience.http.sockets import Attempt
+from resilience.http.raising import as_requests_would, hand_back
+from resilience.http.redirects import has_strayed, note_redirect
+from resilience.http.session import was_sent
+from resilience.http.sockets import ATTEMPT, Attempt
 
 __all__ = ["Request", "RequestPath", "dependency_of"]
 
@@ -75,12 +78,14 @@ class Request(Guarded):
 class RequestPath:
     """What the requests of one pipeline go through.
 
-    What changes: the hosts seen, of which any thread may add one; and the session, made at its first use.
+    What changes: the hosts seen, of which any thread may add one; the session, made at its first use; and `_whole`,
+    replaced whole, of which any of several threads' will do.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.pool = plan.pool
         self.authorizer = plan.authorizer
+        self.guards = tuple(plan.request_guards)
         self.transparent = plan.pool is None or plan.pool.transparent
         self.pipeline = plan.pipeline
         self.base_url = plan.base_url
@@ -91,10 +96,30 @@ class RequestPath:
         self._session: Any = None
         #: Called when a call begins, so that its requests come here; None: they only come by the session.
         self.ready = transparent.install if self.transparent else None
+        #: The path of a call around this one's, and this path completed by it.
+        self._whole: tuple[RequestPath, RequestPath] | None = None
+        self._chain = self._bound()
+
+    def _bound(self) -> Proceed:
         proceed: Proceed = self._attempt
-        for guard in reversed(plan.request_guards):
+        for guard in reversed(self.guards):
             proceed = guard.bind(proceed)
-        self._chain = proceed
+        return proceed
+
+    def _within(self, outer: RequestPath) -> RequestPath:
+        """This path, with what it lacks taken from the one of the call around: a foreign decorator stood between."""
+        known = self._whole
+        if known is not None and known[0] is outer:
+            return known[1]
+        whole = copy(self)
+        if outer.transparent:
+            whole.pool = self.pool if self.pool is not None else outer.pool
+            whole.guards = self.guards or outer.guards
+        if self.authorizer is None or self.authorizer.source is None:
+            whole.authorizer = outer.authorizer or self.authorizer
+        whole._chain = whole._bound()
+        self._whole = (outer, whole)
+        return whole
 
     def _note(self, url: str) -> None:
         """Another host that requests will go to; a bare host says nothing new where its port is known."""
@@ -117,9 +142,16 @@ class RequestPath:
 
     def send(self, call: Call, adapter: Any, prepared: Any, options: dict[str, Any]) -> Any:
         """The answer to a prepared request, or the exception that `requests` would raise."""
+        if call.parent is not None and call.path is self:
+            return _whole_path(call)._send(call, adapter, prepared, options)
+        return self._send(call, adapter, prepared, options)
+
+    def _send(self, call: Call, adapter: Any, prepared: Any, options: dict[str, Any]) -> Any:
         unit = Request(call, adapter, prepared, options)
-        if self.pool is not None:
+        if self.guards:
             call.note_request()
+        elif self.pool is not None:
+            _count(call)
         if unit.dependency not in self.hosts and len(self.hosts) < _MOST:
             self.hosts[unit.dependency] = None
         if self.authorizer is not None:
@@ -127,12 +159,14 @@ class RequestPath:
         self._chain(unit)
         error, unit.error = unit.error, None
         if error is not None:
+            if self.guards:
+                mark_guarded(error)
             try:
-                raise self._as_requests_would(error, unit)
+                raise as_requests_would(error, unit.prepared)
             finally:
                 del error
         response = unit.result
-        if self.pool is not None:
+        if self.guards:
             mark_guarded(response)
         return response
 
@@ -161,7 +195,10 @@ class RequestPath:
         except BaseException as error:
             unit.result = None
             unit.error = error
-            unit.outcome = of_error(error, sent=attempt.sent if self.pool is not None else None)
+            unit.outcome = of_error(error, sent=was_sent(attempt) if self.pool is not None else None)
+            if getattr(error, "request", error) is None:
+                # requests itself does not say it where a body ends early.
+                error.request = unit.prepared  # type: ignore[attr-defined]
         else:
             unit.error = None
             unit.outcome = of_result(unit.result)
@@ -191,8 +228,7 @@ class RequestPath:
         authorizer = self.authorizer
         if authorizer.source is None or not authorizer.allows(url):
             return False
-        redirects = unit.call.redirects
-        return redirects is None or redirects.get(url, unit.dependency) == unit.dependency
+        return not has_strayed(unit.call, url)
 
     def _deliver_as(self, unit: Request, credential: Any, attempt: Attempt) -> Any:
         request = _copy(unit.prepared)
@@ -200,8 +236,7 @@ class RequestPath:
         try:
             response = self._deliver(unit, request, attempt)
         except Exception as error:
-            if getattr(error, "request", None) is request:
-                error.request = unit.prepared  # type: ignore[attr-defined]
+            hand_back(error, request, unit.prepared)
             raise
         finally:
             # This frame may be rendered with its locals: the copy that knows the credential ends here.
@@ -211,27 +246,11 @@ class RequestPath:
 
     def _deliver(self, unit: Request, request: Any, attempt: Attempt) -> Any:
         if self.pool is None:
-            response = _below(unit.adapter)(request, **unit.options)
+            response = _send_as_ever(unit, request, attempt)
         else:
             response = self.pool.send(request, attempt, unit.options)
-        if 300 <= response.status_code < 400 and "location" in response.headers:
-            _note_redirect(unit, response.headers["location"])
+        note_redirect(unit.call, request.url, response)
         return response
-
-    def _as_requests_would(self, error: BaseException, unit: Request) -> BaseException:
-        """An error of ours as one that the handler's own `except` clauses catch, too."""
-        if not isinstance(error, (CircuitOpen, RateLimited, DeadlineExceeded, CredentialUnavailable)):
-            if self.pool is not None:
-                mark_guarded(error)
-            return error
-        import requests
-
-        theirs: type[Exception] = requests.RequestException
-        if isinstance(error, CircuitOpen):
-            theirs = requests.ConnectionError
-        elif isinstance(error, DeadlineExceeded):
-            theirs = requests.Timeout
-        return retyped(error, theirs, request=unit.prepared, response=None)
 
     # ---- what else a call may want
 
@@ -251,23 +270,7 @@ class RequestPath:
         if authorizer is None or authorizer.source is None or not authorizer.allows(url):
             return {}
         call.credential = credential = authorizer.source.get(call.deadline)
-        headers: dict[str, str] = {}
-        authorizer.apply(headers, url, credential)
-        return headers
-
-
-def retyped(error: Any, *others: type[BaseException], **attributes: Any) -> BaseException:
-    """`error`, made over so that an `except` of any of `others` catches it too."""
-    wanted = also(type(error), *others)
-    if wanted is type(error):
-        return error  # type: ignore[no-any-return]
-    # Without arguments: an OSError would take two of them for its errno.
-    made: Any = BaseException.__new__(wanted) if not issubclass(wanted, OSError) else OSError.__new__(wanted)
-    made.args = error.args
-    made.__dict__.update(error.__dict__)
-    made.__dict__.update(attributes)
-    made.__cause__, made.__suppress_context__ = error.__cause__, True
-    return made.with_traceback(error.__traceback__)  # type: ignore[no-any-return]
+        return authorizer.headers_for(url, credential)  # type: ignore[no-any-return]
 
 
 def _copy(prepared: Any) -> Any:
@@ -286,23 +289,30 @@ def _rewind(prepared: Any) -> None:
         rewind_body(prepared)
 
 
-def _below(adapter: Any) -> Callable[..., Any]:
-    """What a stock adapter's `send` would be without our choke point."""
+def _send_as_ever(unit: Request, request: Any, attempt: Attempt) -> Any:
+    """What would be done without us; the choke point lets through what is an attempt already."""
     from requests.adapters import HTTPAdapter
 
-    send = HTTPAdapter.send
-    return getattr(send, "_resilience_original", send).__get__(adapter)  # type: ignore[no-any-return]
-
-
-def _note_redirect(unit: Request, location: str) -> None:
-    """Remember who named the target, so that the next hop carries no credential to another host."""
-    from requests.utils import requote_uri
-
+    token = ATTEMPT.set(attempt)
     try:
-        target = urldefrag(urljoin(unit.prepared.url, requote_uri(location.encode("latin1").decode("utf8")))).url
-    except (ValueError, UnicodeError):
-        return
-    call = unit.call
-    if call.redirects is None:
-        call.redirects = {}
-    call.redirects[target] = unit.dependency
+        # Not by the adapter, which may be one of ours.
+        return HTTPAdapter.send(unit.adapter, request, **unit.options)
+    finally:
+        ATTEMPT.reset(token)
+
+
+def _count(call: Call | None) -> None:
+    """Another request through the pool, of this call and of those around it, that no guard of requests has judged."""
+    while call is not None:
+        call.requests += 1
+        call = call.parent
+
+
+def _whole_path(call: Call) -> Any:
+    """The path of a call, completed by those of the calls around it."""
+    if call.parent is None:
+        return call.path
+    outer = _whole_path(call.parent)
+    if call.path is call.parent.path:
+        return outer
+    return call.path if outer is None else call.path._within(outer)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resilience.core.clock import CLOCK
 from resilience.core.outcome import Meaning, of_error
+from resilience.http import transparent
 
 if TYPE_CHECKING:
     from resilience.http.adapter import PooledAdapter
     from resilience.http.sockets import Attempt
 
-__all__ = ["Pool", "PoolSettings", "pool_for"]
+__all__ = ["Pool", "PoolSettings", "pool_for", "was_sent"]
 
 _log = logging.getLogger("resilience")
 
@@ -68,7 +69,8 @@ class Pool:
                 return adapter.send_attempt(request, attempt=attempt, **options)
             except Exception as error:
                 late = attempt.deadline is not None and CLOCK.monotonic() >= attempt.deadline
-                if attempt.sent or late or of_error(error, sent=False).meaning is not Meaning.UNREACHABLE:
+                sent = was_sent(attempt)
+                if sent or late or of_error(error, sent=sent).meaning is not Meaning.UNREACHABLE:
                     raise
                 _log.debug("no connection, %d tries left: %s", left, type(error).__name__)
         return adapter.send_attempt(request, attempt=attempt, **options)
@@ -84,6 +86,17 @@ class Pool:
         """Close every idle connection; those in use are closed when they come back."""
         if self._adapter is not None:
             self._adapter.retire_all(why)
+
+
+def was_sent(attempt: Attempt) -> bool | None:
+    """Whether the request of a failed attempt may have reached its peer; None: no connection of ours can tell, since a
+    mock, or somebody's own sockets, stood in its place."""
+    if attempt.sent:
+        return True
+    # Loaded by now, if anything was sent.
+    from resilience.http.connections import is_replaced
+
+    return None if is_replaced() or transparent.is_mocked() else False
 
 
 #: By settings. What changes: one entry a set of settings, under `_lock`.

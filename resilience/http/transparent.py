@@ -1,8 +1,8 @@
 """The one choke point: `requests.adapters.HTTPAdapter.send`, through which every request of `requests` goes.
 
 Outside a call it does what it always did. It is patched at the first call that needs it, looked at again at each call,
-and laid over whatever stands there then: a tracer's wrapper or a mock below ours still sees every attempt. A patch of
-somebody else's that was laid over ours is left where it is.
+and laid over whatever stands there then: a tracer's wrapper or a mock, put in before or after ours, is then below and
+sees every attempt once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from resilience.core.call import find
 from resilience.http.sockets import ATTEMPT
 
-__all__ = ["install"]
+__all__ = ["install", "is_mocked"]
 
 _lock = threading.Lock()
 
@@ -36,6 +36,18 @@ def install() -> None:
         _install()
 
 
+def is_mocked() -> bool:
+    """Whether something other than requests' own `send` lies at the bottom, so that no socket of ours need be used."""
+    from requests.adapters import HTTPAdapter
+
+    layer: Any = HTTPAdapter.send
+    while (below := getattr(layer, "__wrapped__", None)) is not None:
+        layer = below
+    code = getattr(layer, "__code__", None)
+    # By file: a mock with `autospec` has the name and the module of what it stands for.
+    return code is None or code.co_filename != HTTPAdapter.build_response.__code__.co_filename
+
+
 def _install() -> None:
     global _stock, _ours
     # A third of a second without .pyc files: not before a call needs it.
@@ -43,31 +55,33 @@ def _install() -> None:
 
     with _lock:
         _stock = HTTPAdapter
-        _lay_over(HTTPAdapter)
+        standing: Any = HTTPAdapter.__dict__["send"]
+        # Whose own it is: a wrapper made with functools.wraps has the attributes of what it wraps.
+        if getattr(standing, "_resilience_self", None) is not standing:
+            HTTPAdapter.send = _choke_point(HTTPAdapter, _callable(HTTPAdapter, standing))  # type: ignore[method-assign]
         _ours = HTTPAdapter.send
 
 
-def _lay_over(adapter_class: Any) -> None:
-    below = adapter_class.send
-    layer, seen = below, 0
-    while layer is not None and seen < 20:
-        if hasattr(layer, "_resilience_original"):
-            # Somebody's own patch stands over ours.
-            return
-        layer, seen = getattr(layer, "__wrapped__", None), seen + 1
-    adapter_class.send = _choke_point(adapter_class, below)
+def _callable(adapter_class: Any, standing: Any) -> Any:
+    """What stands there, to be called with the adapter first."""
+    if hasattr(type(standing), "__get__"):
+        # By the class: wrapt tells its wrappers the instance only if they were looked up.
+        return adapter_class.send
+    # A Mock, which is called without.
+    return lambda self, *args, **options: standing(*args, **options)
 
 
 def _choke_point(adapter_class: Any, below: Any) -> Any:
-    @functools.wraps(below)
+    # Without its attributes: those of a Mock are of no use here.
+    @functools.wraps(below, updated=())
     def send(self: Any, request: Any, *args: Any, **options: Any) -> Any:
         # Subclasses are the user's own adapters (or ours, on its way down): none of our business.
-        if type(self) is not adapter_class or args or self.max_retries.total or ATTEMPT.get() is not None:
+        if type(self) is not adapter_class or args or self.max_retries.total != 0 or ATTEMPT.get() is not None:
             return below(self, request, *args, **options)
         call = find()
         if call is None or call.path is None or not call.path.transparent:
             return below(self, request, *args, **options)
         return call.path.send(call, self, request, options)
 
-    send._resilience_original = below  # type: ignore[attr-defined]
+    send._resilience_self = send  # type: ignore[attr-defined]
     return send
