@@ -5,9 +5,12 @@ Every name is loaded at its first use, so that `import resilience` costs next to
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+# By this name type checkers know it; `typing` itself would be 8 ms.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from resilience.core.call import Call, bind, current
     from resilience.core.errors import (
         CircuitOpen,

@@ -10,7 +10,6 @@ import re
 from enum import Enum
 from typing import Any, NamedTuple
 
-from resilience.core import hints
 from resilience.core._provider import QUOTA, codes_of_body, codes_of_error, throttled
 from resilience.core._transport import class_names, maybe_sent, unwrapped
 from resilience.core.clock import CLOCK
@@ -196,6 +195,9 @@ def _of_answer(status: int, source: Any, codes: frozenset[str] = frozenset()) ->
 
     source: what has the headers and perhaps a body; codes: the provider's words, where they are known already.
     """
+    # Its patterns take 3 ms to compile: not before something has failed.
+    from resilience.core import hints
+
     fields = _headers_of(source)
     now = CLOCK.wall()
     wait = hints.retry_after(fields, now, limits=False)
@@ -267,15 +269,17 @@ def _answer_of(error: Exception, chain: list[BaseException]) -> tuple[int | None
             return status, error if response is None else response
     for inner in chain:
         # urllib3's own Retry gave up: its ResponseError has the status in its text alone.
-        if "ResponseError" in class_names(inner) and (told := _GAVE_UP.fullmatch(str(inner))):
+        if "ResponseError" in class_names(inner) and (told := re.fullmatch(_GAVE_UP, str(inner))):
             return _http_status(told[1]), None
     return None, None
 
 
-_GAVE_UP = re.compile(r"too many ([45][0-9]{2}) error responses")
+_GAVE_UP = r"too many ([45][0-9]{2}) error responses"
 
 
 def _headers_of(source: Any) -> dict[str, str]:
+    from resilience.core import hints
+
     if isinstance(source, dict):
         # API Gateway and ALB: lists of values under a second name.
         many = hints.lowered(source.get("multiValueHeaders"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from resilience.core.clock import CLOCK, Instant
@@ -25,8 +24,7 @@ LEASE = 30.0
 SOON = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerSettings:
+class BreakerSettings(NamedTuple):
     """What a breaker is made with, checked by whoever reads the settings.
 
     fail_max: failures in a row that open it, >= 1; not looked at where `failure_rate` is set, which then decides alone.
