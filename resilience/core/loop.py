@@ -17,6 +17,9 @@ __all__ = ["run"]
 #: What changes: made at the first run, again after a fork or where the user closed it; `_lock` guards it.
 _loop: asyncio.AbstractEventLoop | None = None
 _pid = 0
+#: Loops of the parent of a fork: collecting one closes it, and takes out of the epoll set that both share what the
+#: parent waits for.
+_abandoned: list[asyncio.AbstractEventLoop] = []
 _lock = threading.Lock()
 
 
@@ -40,6 +43,8 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def _running_loop() -> asyncio.AbstractEventLoop:
     global _loop, _pid
     if _loop is None or _loop.is_closed() or _pid != os.getpid():
+        if _loop is not None and _pid != os.getpid():
+            _abandoned.append(_loop)
         _loop = asyncio.new_event_loop()
         _pid = os.getpid()
     asyncio.set_event_loop(_loop)

@@ -16,7 +16,7 @@ from resilience.core.kinds import Kind, kind_of, name_of, parameter_position
 from resilience.core.outcome import OK, of_error, of_result
 from resilience.core.policy import Plan, Policy
 
-__all__ = ["Pipeline", "decorate"]
+__all__ = ["Pipeline", "bounded", "decorate"]
 
 _compiling = threading.RLock()
 
@@ -293,7 +293,7 @@ def _attempt_async(pipeline: Pipeline) -> Callable[[Call], Any]:
             if call.deadline is None:
                 call.result = await fn(*call.args, **call.kwargs)
             else:
-                call.result = await _bounded(call, fn(*call.args, **call.kwargs))
+                call.result = await bounded(call, fn(*call.args, **call.kwargs))
         except BaseException as error:
             call.result = None
             call.error = error
@@ -307,7 +307,8 @@ def _attempt_async(pipeline: Pipeline) -> Callable[[Call], Any]:
     return attempt
 
 
-async def _bounded(call: Call, running: Any) -> Any:
+async def bounded(call: Call, running: Any) -> Any:
+    """What `running` comes to, by the call's deadline; `DeadlineExceeded` after it."""
     # Whoever awaits has imported asyncio already.
     import asyncio
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from typing import TYPE_CHECKING, Any
 
 from resilience.core.call import CURRENT, Call
+from resilience.core.errors import DeadlineExceeded
 from resilience.core.outcome import OK, Outcome, of_error
 
 if TYPE_CHECKING:
@@ -54,15 +55,18 @@ def opening(pipeline: Pipeline) -> Callable[[Call], None]:
 
 
 def opening_async(pipeline: Pipeline) -> Callable[[Call], Any]:
-    """The same for an async generator."""
+    """The same for an async generator; its first item must come by the deadline."""
+    from resilience.core.pipeline import bounded
+
     fn = pipeline.fn
 
     async def attempt(call: Call) -> None:
         call.endings = []
         try:
             source = fn(*call.args, **call.kwargs)
+            first = anext(source)
             try:
-                call.result = Opened(source, await anext(source))
+                call.result = Opened(source, await (first if call.deadline is None else bounded(call, first)))
             except StopAsyncIteration:
                 call.result = Opened(source, finished=True)
         except BaseException as error:
@@ -78,7 +82,9 @@ def _failed(call: Call, error: BaseException) -> None:
     call.endings = None
     call.result = None
     call.error = error
-    call.outcome = of_error(error)
+    # A limit of ours that ended it speaks of the dependency as its own timeout would.
+    overdue = isinstance(error, DeadlineExceeded) and error.__cause__ is not None
+    call.outcome = of_error(error.__cause__ or error) if overdue else of_error(error)
 
 
 def _end(call: Call, outcome: Outcome, error: BaseException | None) -> None:

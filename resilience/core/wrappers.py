@@ -49,7 +49,7 @@ def _function(pipeline: Pipeline) -> Any:
         call = make()
         call.args = args
         call.kwargs = kwargs
-        last = args[-1] if args else kwargs.get("context")
+        last = kwargs["context"] if "context" in kwargs else args[-1] if args else None
         if type(last) not in NO_CONTEXT:
             pipeline.invoked(call)
         parent = current()
@@ -102,7 +102,7 @@ def _coroutine(pipeline: Pipeline) -> Any:
         call = make()
         call.args = args
         call.kwargs = kwargs
-        last = args[-1] if args else kwargs.get("context")
+        last = kwargs["context"] if "context" in kwargs else args[-1] if args else None
         if type(last) not in NO_CONTEXT:
             pipeline.invoked(call)
         parent = current()

@@ -34,7 +34,9 @@ class Pings:
         if self._odd or call.invocation is not PLAIN:
             return True
         args = call.args
-        event = args[0] if args else None
+        if not args:
+            return "event" in call.kwargs
+        event = args[0]
         if type(event) is dict:
             return "warmup" in event or "warmer" in event or "source" in event
         # A method's first argument is its object.
@@ -42,13 +44,7 @@ class Pings:
 
     def match(self, call: Call) -> dict[str, Any] | None:
         """The ping's own words, a dict that may be empty; None: it is a real call."""
-        event = call.invocation.event
-        if event is None and call.args:
-            event = call.args[0]
-            if type(event) is not dict and len(call.args) > 1:
-                # A method's first argument is its object.
-                event = call.args[1]
-        context = call.invocation.context
+        event, context = _event(call), call.invocation.context
         if type(event) is dict and (
             "warmup" in event or "warmer" in event or "source" in event or self._path is not None
         ):
@@ -96,7 +92,22 @@ class Pings:
         import hmac
 
         # The user agent proves nothing; only the secret does.
-        return bool(secret) and hmac.compare_digest(given.encode(), f"Bearer {secret}".encode())
+        return bool(secret) and hmac.compare_digest(_bytes(given), _bytes(f"Bearer {secret}"))
+
+
+def _event(call: Call) -> Any:
+    invocation, args = call.invocation, call.args
+    if invocation is not PLAIN:
+        return invocation.event
+    if not args:
+        return call.kwargs.get("event")
+    # A method's first argument is its object.
+    return args[1] if type(args[0]) is not dict and len(args) > 1 else args[0]
+
+
+def _bytes(text: str) -> bytes:
+    # JSON can hold half of a surrogate pair, which strict UTF-8 refuses.
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _told_by_client(context: Any) -> bool:

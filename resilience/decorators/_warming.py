@@ -13,6 +13,7 @@ from resilience import platforms
 from resilience.core import events
 from resilience.core.call import CURRENT, Call
 from resilience.core.clock import CLOCK
+from resilience.core.errors import ConfigurationError
 from resilience.core.outcome import Outcome, of_error, of_result
 from resilience.core.policy import Policy, WarmUp
 from resilience.decorators._pings import Pings
@@ -20,12 +21,13 @@ from resilience.decorators._pings import Pings
 if TYPE_CHECKING:
     from resilience.core.pipeline import Pipeline
 
-__all__ = ["INSTANCE", "WarmPolicy"]
+__all__ = ["WarmPolicy"]
 
 _log = logging.getLogger("resilience")
 
-#: Tells this process from others in a ping's answer.
-INSTANCE = os.urandom(6).hex()
+#: Tells this process from others in a ping's answer. What changes: drawn anew where one becomes several, by a fork or
+#: by a snapshot that was restored.
+_instance = [os.urandom(6).hex()]
 #: Seconds that the first call waits for a warming up that the init phase began: more would cost more than it saves.
 _FIRST_WAIT = 1.0
 
@@ -33,10 +35,9 @@ _FIRST_WAIT = 1.0
 class WarmPolicy(Policy):
     """The settings of one `@warm`.
 
-    What changes: `_pipeline`, the newest one (each decorator above makes another), `_wanted`, the reason of a
-    warming up
-    that is yet to be started, and `_thread`, the one that warms, all under `_lock`; and when the last call came, of
-    which any thread may write a nearly equal value.
+    What changes: `_pipeline`, the newest one (each decorator above makes another), `_wanted`, the reason of a warming
+    up that is yet to be started, and `_thread`, the one that warms, all under `_lock`; `_init`, which the first call
+    takes; and when the last call came, of which any thread may write a nearly equal value.
     """
 
     kind = "warm"
@@ -67,7 +68,7 @@ class WarmPolicy(Policy):
         self._lock = threading.Lock()
         self._monotonic = CLOCK.monotonic()
         self._wall = CLOCK.wall()
-        self._registered = False
+        _policies.add(self)
 
     # ---- the start of each call
 
@@ -97,16 +98,17 @@ class WarmPolicy(Policy):
     def respond(self, call: Call) -> Any:
         """Warm up, and say what was done."""
         ping = self.pings.match(call) or {}
-        instances = self._fan_out(call, ping)
         seconds = self.timeout if call.remaining is None else min(self.timeout, call.remaining)
         started = CLOCK.monotonic()
-        warmup = self._bounded("ping", call, seconds)
+        # At most half of the time is for the other instances.
+        instances = self._fan_out(call, ping, started + seconds / 2)
+        warmup = self._bounded("ping", call.pipeline, call, started + seconds - CLOCK.monotonic())
         answer: dict[str, Any] = {
             "warmed": True,
             "cold": call.cold,
             "ms": round((CLOCK.monotonic() - started) * 1000, 1),
             "connections": warmup.opened,
-            "instance": INSTANCE,
+            "instance": _instance[0],
             **warmup.report,
             "errors": list(warmup.errors),
             **instances,
@@ -124,27 +126,32 @@ class WarmPolicy(Policy):
 
         return await asyncio.to_thread(self.respond, call)
 
-    def _fan_out(self, call: Call, ping: dict[str, Any]) -> dict[str, Any]:
+    def _fan_out(self, call: Call, ping: dict[str, Any], deadline: float) -> dict[str, Any]:
         if not self.concurrency or "concurrency" not in ping:
             return {}
         from resilience.decorators import _fanout
 
-        return _fanout.warm_others(call, ping["concurrency"])
+        return _fanout.warm_others(call, ping["concurrency"], deadline)
 
     # ---- warming up
 
-    def _bounded(self, reason: str, call: Call, seconds: float) -> WarmUp:
+    def _bounded(self, reason: str, pipeline: Pipeline, call: Call | None, seconds: float) -> WarmUp:
         """Warm up in a thread, so that nothing that hangs can hold up the answer."""
         warmup = WarmUp(reason, self.connections, CLOCK.monotonic() + seconds)
-        done = _thread(lambda: self._warm(warmup, call.pipeline, call))
+        done = _thread(lambda: self._warm(warmup, pipeline, call))
         done.join(max(warmup.deadline - CLOCK.monotonic(), 0.0))
         if done.is_alive():
-            warmup.errors.append(f"not done within {seconds:g} s")
+            warmup.errors.append(f"not done within {seconds:.3g} s")
         return warmup
 
     def _warm(self, warmup: WarmUp, pipeline: Pipeline, call: Call | None = None) -> None:
         started = CLOCK.monotonic()
-        inner = pipeline.stand_alone()
+        try:
+            inner = pipeline.stand_alone()
+        except ConfigurationError as error:
+            # In the init phase, decorators that it needs may be yet to come; if not, the first call raises this.
+            warmup.failed("settings", error)
+            return
         inner.deadline, inner.parent = warmup.deadline, call
         token = CURRENT.set(inner)
         try:
@@ -186,7 +193,7 @@ class WarmPolicy(Policy):
             if call.path is not None:
                 call.path.ready()
         try:
-            answer = self._ask(pipeline) if isinstance(self.probe, str) else self.probe()  # type: ignore[misc]
+            answer = self._ask(pipeline) if isinstance(self.probe, str) else _finished(self.probe())  # type: ignore[misc]
         except Exception as error:
             warmup.report["probe"] = type(error).__name__
             warmup.failed("probe", error)
@@ -211,10 +218,9 @@ class WarmPolicy(Policy):
         first = self._pipeline is None
         self._pipeline = pipeline
         if first:
-            self._registered = platforms.when_restored(self._restored)
+            platforms.when_restored(self._restored)
             if self.heartbeat is not None:
-                _beating.add(self)
-                self.start_heart()
+                _heart().start(self)
         if platforms.initialising():
             self._init = self._start("init", pipeline)
 
@@ -236,22 +242,24 @@ class WarmPolicy(Policy):
 
     def _restored(self) -> None:
         """After a snapshot: on the platform's time, so wait for it."""
+        _instance[0] = os.urandom(6).hex()
         pipeline = self._pipeline
         if pipeline is not None:
             self._monotonic, self._wall = CLOCK.monotonic(), CLOCK.wall()
-            self._bounded("restore", pipeline.stand_alone(), self.timeout)
+            self._bounded("restore", pipeline, None, self.timeout)
 
-    def start_heart(self) -> None:
-        """A daemon thread that warms every `heartbeat` seconds and ends with the interpreter."""
+    def beat(self) -> None:
+        """Warm up, as the heartbeat does."""
+        pipeline = self._pipeline
+        if pipeline is not None:
+            self._warm(WarmUp("heartbeat", self.connections, CLOCK.monotonic() + self.timeout), pipeline)
+
+    def renew(self) -> None:
+        """In a forked child: its parent's threads are not here, whatever they held."""
         self._lock = threading.Lock()
-        self._thread = None
-        _thread(self._beat)
-
-    def _beat(self) -> None:
-        while self.heartbeat is not None and not _ending.wait(self.heartbeat):
-            pipeline = self._pipeline
-            if pipeline is not None:
-                self._warm(WarmUp("heartbeat", self.connections, CLOCK.monotonic() + self.timeout), pipeline)
+        self._thread = self._init = self._wanted = None
+        if self.heartbeat is not None:
+            _heart().start(self)
 
     def describe(self) -> str:
         said = [f"again after {self.interval:g} s of quiet", "pings " + ", ".join(self.pings.names)]
@@ -262,6 +270,26 @@ class WarmPolicy(Policy):
         if self.heartbeat is not None:
             said.append(f"heartbeat every {self.heartbeat:g} s")
         return ", ".join(said)
+
+
+def _finished(answer: Any) -> Any:
+    """A probe's answer; an `async def` is run here, in the thread that warms."""
+    if not hasattr(answer, "__await__"):
+        return answer
+    # Whoever wrote one has imported it.
+    import asyncio
+
+    async def finish() -> Any:
+        return await answer
+
+    return asyncio.run(finish())
+
+
+def _heart() -> Any:
+    # For those who want one alone.
+    from resilience.decorators import _heartbeat
+
+    return _heartbeat
 
 
 def _load_what_failures_need() -> None:
@@ -283,16 +311,14 @@ def _thread(fn: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-#: Policies with a heartbeat; a forked child starts them again.
-_beating: weakref.WeakSet[WarmPolicy] = weakref.WeakSet()
-_ending = threading.Event()
+#: All that are alive; a forked child renews them.
+_policies: weakref.WeakSet[WarmPolicy] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    global _ending
-    _ending = threading.Event()
-    for policy in list(_beating):
-        policy.start_heart()
+    _instance[0] = os.urandom(6).hex()
+    for policy in list(_policies):
+        policy.renew()
 
 
 if hasattr(os, "register_at_fork"):

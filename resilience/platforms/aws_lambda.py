@@ -33,8 +33,8 @@ def reserve(remaining: float) -> float:
 
 
 def context_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The Lambda context among a handler's arguments: the last positional one, or `context=`; else None."""
-    last = args[-1] if args else kwargs.get("context")
+    """The Lambda context among a handler's arguments: `context=`, or the last positional one; else None."""
+    last = kwargs["context"] if "context" in kwargs else args[-1] if args else None
     return last if hasattr(last, "get_remaining_time_in_millis") else None
 
 
@@ -43,16 +43,18 @@ def recognise(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Invocation | 
     context = context_of(args, kwargs)
     if context is None:
         return None
-    event = args[-2] if len(args) > 1 else kwargs.get("event")
+    before = args if "context" in kwargs else args[:-1]
+    event = before[-1] if before else kwargs.get("event")
     left = context.get_remaining_time_in_millis()
+    request_id = getattr(context, "aws_request_id", None)
     deadline = None
-    # Users' own tests pass a Mock.
+    # Users' own tests pass a Mock, whose every attribute is another.
     if isinstance(left, (int, float)):
         remaining = max(left / 1000, 0.0)
         deadline = CLOCK.monotonic() + remaining - reserve(remaining)
-    return Invocation(
-        "aws_lambda", getattr(context, "aws_request_id", None), deadline, event, context, exclusive=under_runtime()
-    )
+    if not isinstance(request_id, str):
+        request_id = None
+    return Invocation("aws_lambda", request_id, deadline, event, context, exclusive=under_runtime())
 
 
 def under_runtime() -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +18,8 @@ from typing import Any
 
 from resilience.core.errors import ConfigurationError
 from resilience.core.settings import Settings
+from resilience.testing._answer import Answer
+from resilience.testing._output import Output
 from resilience.testing._runtime_api import Exchange, RuntimeAPI, Task
 
 __all__ = ["Answer", "LambdaRuntime"]
@@ -25,53 +27,6 @@ __all__ = ["Answer", "LambdaRuntime"]
 _check = Settings("LambdaRuntime")
 _ARN = "arn:aws:lambda:us-east-1:123456789012:function:"
 _INIT_TYPES = ("on-demand", "provisioned-concurrency", "snap-start")
-
-
-class Answer:
-    """What one invocation came to.
-
-    payload: the decoded JSON of the answer. error: `errorType`, `errorMessage`, `stackTrace`, or None.
-    duration_ms: from the event's handing out to the answer. init_ms: from the process's start to its first request
-    for an
-        event, for a cold start; else 0. total_ms: all that the caller waited.
-    billed_ms, billed_init_ms: rounded up to whole milliseconds, as AWS bills; init counted apart.
-    """
-
-    def __init__(self, request_id: str, runtime: LambdaRuntime, first_line: int) -> None:
-        self.request_id = request_id
-        self.payload: Any = None
-        self.error: dict[str, Any] | None = None
-        self.cold = False
-        self.timed_out = False
-        self.duration_ms = 0.0
-        self.init_ms = 0.0
-        self.total_ms = 0.0
-        self._runtime = runtime
-        self._first_line = first_line
-
-    @property
-    def ok(self) -> bool:
-        """Whether the handler returned."""
-        return self.error is None
-
-    @property
-    def billed_ms(self) -> int:
-        """Milliseconds of the invocation that are billed."""
-        return math.ceil(self.duration_ms)
-
-    @property
-    def billed_init_ms(self) -> int:
-        """Milliseconds of the init phase that are billed."""
-        return math.ceil(self.init_ms)
-
-    @property
-    def log(self) -> str:
-        """What was printed since this invocation began."""
-        return "".join(self._runtime.lines[self._first_line :])
-
-    def __repr__(self) -> str:
-        what = "ok" if self.ok else (self.error or {}).get("errorType")
-        return f"<Answer {what} in {self.duration_ms:.1f} ms{f', init {self.init_ms:.0f} ms' if self.cold else ''}>"
 
 
 class LambdaRuntime:
@@ -82,8 +37,11 @@ class LambdaRuntime:
     python: the interpreter. freeze_between: stop the process between invocations, as Lambda does.
     init_timeout: seconds that the init phase may take (Lambda: 10).
 
-    The process is started at the first `invoke`, or by `start()`. What changes: the sandbox, by whoever holds `_lock`,
-    which each invocation does from start to end: a sandbox takes one at a time. `lines` grows as the child prints.
+    Raises `ConfigurationError` for a setting out of its range. The process is started at the first `invoke`, or by
+    `start()`; after a deadline, a crash or a failed init the next invocation starts another.
+
+    What changes: the sandbox, by whoever holds `_lock`, which each invocation does from start to end: a sandbox takes
+    one at a time.
     """
 
     def __init__(
@@ -108,6 +66,12 @@ class LambdaRuntime:
         _check.number("timeout", timeout, above=True, most=900.0)
         _check.number("init_timeout", init_timeout, above=True, most=900.0)
         _check.choice("init_type", init_type, _INIT_TYPES)
+        _check.text("function_name", function_name)
+        if shutil.which(python) is None:
+            raise _check.wrong("python", python, "the path of an interpreter")
+        for name, value in (env or {}).items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise _check.wrong("env", env, "a mapping of strings to strings")
         if os.name != "posix":
             raise ConfigurationError("LambdaRuntime: awslambdaric runs on Linux and macOS only")
         self.handler = handler
@@ -118,13 +82,13 @@ class LambdaRuntime:
         self.function_name = function_name
         self.freeze_between = freeze_between
         self.init_timeout = init_timeout
-        self.lines: list[str] = []
         self.answers: list[Answer] = []
         self._env = dict(env or {})
         self._python = python
         self._api: RuntimeAPI | None = None
-        self._child: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
+        self._server: threading.Thread | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._output = Output()
         self._started_at = 0.0
         self._fresh = False
         self._frozen = False
@@ -143,6 +107,7 @@ class LambdaRuntime:
         with self._lock:
             error = self._get_ready()
             if error is not None:
+                self.recycle()
                 raise RuntimeError(f"init failed: {error.get('errorType')}: {error.get('errorMessage')}\n{self.logs}")
 
     def stop(self) -> None:
@@ -153,6 +118,9 @@ class LambdaRuntime:
                 self._api.shutdown()
                 self._api.server_close()
                 self._api = None
+            if self._server is not None:
+                self._server.join()
+                self._server = None
 
     def recycle(self) -> None:
         """Throw the sandbox away: the next invocation is a cold start."""
@@ -163,9 +131,7 @@ class LambdaRuntime:
             self._api.exchange.end()
             _signal(child, signal.SIGKILL)
             child.wait()
-            if self._reader is not None:
-                # A grandchild may hold the pipe open; its lines are not waited for.
-                self._reader.join(1.0)
+            self._output.detach()
             self._frozen = False
 
     def freeze(self) -> None:
@@ -194,6 +160,8 @@ class LambdaRuntime:
         """SnapStart: go on after the snapshot; the hooks after the restore run before the next event is taken."""
         with self._lock:
             exchange = self._spawned()
+            # The time in the snapshot is nobody's.
+            self._started_at = time.perf_counter()
             with exchange.changed:
                 exchange.restored = True
                 exchange.changed.notify_all()
@@ -206,7 +174,7 @@ class LambdaRuntime:
     @property
     def logs(self) -> str:
         """Everything printed so far."""
-        return "".join(self.lines)
+        return self._output.text()
 
     @property
     def billed_ms(self) -> int:
@@ -225,12 +193,16 @@ class LambdaRuntime:
     ) -> Answer:
         """Run the handler on `event`, anything that JSON can hold.
 
-        timeout: seconds for this invocation in place of the function's. What goes wrong is in `.error`; not raised.
+        timeout: seconds for this invocation in place of the function's (above 0 to 900).
+
+        What goes wrong in the function is in `.error`, not raised; an event that is no JSON is a TypeError or ValueError.
         """
+        _check.number("timeout", timeout, above=True, most=900.0, optional=True)
         body = json.dumps(event).encode()
         with self._lock:
             asked = time.perf_counter()
-            answer = Answer(request_id or str(uuid.uuid4()), self, len(self.lines))
+            answer = Answer(request_id or str(uuid.uuid4()))
+            mark = self._output.mark()
             self.thaw()
             error = self._get_ready()
             answer.cold, self._fresh = self._fresh, False
@@ -243,13 +215,15 @@ class LambdaRuntime:
             else:
                 self._run(answer, body, client_context, timeout or self.timeout)
             answer.total_ms = (time.perf_counter() - asked) * 1000
+            answer.log = self._output.text(mark)
             self.answers.append(answer)
             if self.freeze_between:
                 self.freeze()
             return answer
 
     def _run(self, answer: Answer, body: bytes, client_context: Any, timeout: float) -> None:
-        exchange = self._spawned()
+        assert self._api is not None
+        exchange = self._api.exchange
         task = Task(answer.request_id, body, self._headers(answer.request_id, client_context, timeout))
         with exchange.changed:
             exchange.task = task
@@ -301,6 +275,9 @@ class LambdaRuntime:
         if exchange.init_error is not None:
             return exchange.init_error
         if self._child is not None and self._child.poll() is not None:
+            if not self._fresh:
+                # It ended after its last answer: nobody's invocation is lost by that.
+                return self._get_ready()
             return {"errorType": "Runtime.ExitError", "errorMessage": f"exited with status {self._child.returncode}"}
         return {"errorType": "Sandbox.Timedout", "errorMessage": f"init took longer than {self.init_timeout:g} s"}
 
@@ -316,7 +293,10 @@ class LambdaRuntime:
         if self._api is None:
             self._api = RuntimeAPI()
             # The default looks every half second whether to stop.
-            threading.Thread(target=self._api.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+            self._server = threading.Thread(
+                target=self._api.serve_forever, kwargs={"poll_interval": 0.01}, name="LambdaRuntime", daemon=True
+            )
+            self._server.start()
         self._api.exchange = Exchange()
         self._started_at = time.perf_counter()
         self._fresh = True
@@ -327,12 +307,11 @@ class LambdaRuntime:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
+            bufsize=0,
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, args=(self._child,), daemon=True)
-        self._reader.start()
+        assert self._child.stdout is not None
+        self._output.attach(self._child.stdout)
 
     def _environment(self) -> dict[str, str]:
         assert self._api is not None
@@ -357,12 +336,6 @@ class LambdaRuntime:
             **self._env,
         }
 
-    def _read(self, child: subprocess.Popen[str]) -> None:
-        assert child.stdout is not None
-        with child.stdout:
-            for line in child.stdout:
-                self.lines.append(line)
-
     def _await(self, condition: Any, seconds: float) -> None:
         """Until `condition` holds, the child ends, init fails, or the time is up."""
         assert self._api is not None
@@ -377,6 +350,6 @@ class LambdaRuntime:
                 exchange.changed.wait(min(left, 0.05))
 
 
-def _signal(child: subprocess.Popen[str], number: signal.Signals) -> None:
+def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, number)
