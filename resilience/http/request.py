@@ -259,7 +259,9 @@ class RequestPath:
         import requests
 
         prepared = self.session.prepare_request(requests.Request("HEAD", url))
-        unit = Request(call, self.session.get_adapter(url), prepared, {})
+        # The CA bundle and the proxies of the environment, as for all others.
+        options = self.session.merge_environment_settings(prepared.url, {}, None, None, None)
+        unit = Request(call, self.session.get_adapter(url), prepared, options)
         self._attempt(unit)
         outcome, unit.error = unit.outcome, None
         return outcome
