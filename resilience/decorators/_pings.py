@@ -40,7 +40,7 @@ class Pings:
         if type(event) is dict:
             return "warmup" in event or "warmer" in event or "source" in event
         # A method's first argument is its object.
-        return event is not None and len(args) > 1
+        return event is not None and (len(args) > 1 or "event" in call.kwargs)
 
     def match(self, call: Call) -> dict[str, Any] | None:
         """The ping's own words, a dict that may be empty; None: it is a real call."""
@@ -99,7 +99,7 @@ def _event(call: Call) -> Any:
     invocation, args = call.invocation, call.args
     if invocation is not PLAIN:
         return invocation.event
-    if not args:
+    if not args or "event" in call.kwargs:
         return call.kwargs.get("event")
     # A method's first argument is its object.
     return args[1] if type(args[0]) is not dict and len(args) > 1 else args[0]

@@ -44,7 +44,7 @@ def recognise(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Invocation | 
     if context is None:
         return None
     before = args if "context" in kwargs else args[:-1]
-    event = before[-1] if before else kwargs.get("event")
+    event = before[-1] if before and "event" not in kwargs else kwargs.get("event")
     left = context.get_remaining_time_in_millis()
     request_id = getattr(context, "aws_request_id", None)
     deadline = None
