@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from types import SimpleNamespace
 
 from resilience.core.clock import CLOCK
 from resilience.core.settings import Settings
@@ -16,10 +16,12 @@ _check = Settings("FakeClock")
 class FakeClock:
     """Both clocks of `resilience`, moved by hand; sleeping moves them at once.
 
-    `with FakeClock() as clock:` puts it in the place of the real ones until the end of the block. `slept` lists what
-    was slept, in seconds.
+    start: the first reading of the monotonic one, in seconds.
 
-    What changes: the two times and `slept`, under `_lock`.
+    `with FakeClock() as clock:` puts it in the place of the clock before it until the end of the block. `slept` lists
+    what was slept, in seconds. Any number of threads and tasks may use it; each that sleeps moves it for all.
+
+    What changes: the two times and `slept`, under `_lock`; `_before`, by whoever enters and leaves the block.
     """
 
     def __init__(self, start: float = 1_000_000.0) -> None:
@@ -27,6 +29,7 @@ class FakeClock:
         self._monotonic = start
         self._wall = 1_700_000_000.0
         self._lock = threading.Lock()
+        self._before: list[SimpleNamespace] = []
         self.slept: list[float] = []
 
     def monotonic(self) -> float:
@@ -38,16 +41,19 @@ class FakeClock:
         return self._wall
 
     def sleep(self, seconds: float) -> None:
-        """Return at once, `seconds` later."""
+        """Return at once, `seconds` later; ValueError if negative, as `time.sleep` says."""
+        if seconds < 0:
+            raise ValueError("sleep length must be non-negative")
         with self._lock:
             self.slept.append(seconds)
-        self.advance(seconds)
+            self._monotonic += seconds
+            self._wall += seconds
 
     async def sleep_async(self, seconds: float) -> None:
-        """The same; other tasks get their turn."""
+        """The same; other tasks get their turn. A negative length is 0, as in asyncio."""
         import asyncio
 
-        self.sleep(seconds)
+        self.sleep(max(seconds, 0.0))
         await asyncio.sleep(0)
 
     def advance(self, seconds: float) -> None:
@@ -69,8 +75,10 @@ class FakeClock:
             self._monotonic += seconds
 
     def __enter__(self) -> FakeClock:
+        names = ("monotonic", "wall", "sleep", "sleep_async")
+        self._before.append(SimpleNamespace(**{name: getattr(CLOCK, name) for name in names}))
         CLOCK.install(self)
         return self
 
-    def __exit__(self, *exc: Any) -> None:
-        CLOCK.reset()
+    def __exit__(self, *exc: object) -> None:
+        CLOCK.install(self._before.pop())

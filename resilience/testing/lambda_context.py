@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import uuid
 from typing import Any
 
 from resilience.core.clock import CLOCK
@@ -19,11 +19,12 @@ class LambdaContext:
     attributes: any of the others, in place of the usual: `aws_request_id`, `function_name`, `client_context` …
     """
 
-    function_name = "function"
-    function_version = "$LATEST"
-    memory_limit_in_mb = "512"
-    log_group_name = "/aws/lambda/function"
-    log_stream_name = "2026/01/01/[$LATEST]0123456789abcdef"
+    function_name: str = "function"
+    function_version: str = "$LATEST"
+    invoked_function_arn: str
+    memory_limit_in_mb: str = "512"
+    log_group_name: str
+    log_stream_name: str = "2026/01/01/[$LATEST]0123456789abcdef"
     tenant_id: str | None = None
     identity: Any = None
     client_context: Any = None
@@ -31,17 +32,16 @@ class LambdaContext:
     def __init__(self, *, remaining: float = 30.0, **attributes: Any) -> None:
         Settings("LambdaContext").number("remaining", remaining, most=900.0)
         self._deadline = CLOCK.wall() + remaining
-        self.aws_request_id = os.urandom(16).hex()
+        self.aws_request_id = str(uuid.uuid4())
+        name = attributes.get("function_name", self.function_name)
+        self.invoked_function_arn = f"arn:aws:lambda:us-east-1:123456789012:function:{name}"
+        self.log_group_name = f"/aws/lambda/{name}"
         for name, value in attributes.items():
-            if not hasattr(self, name):
+            if name.startswith("_") or not hasattr(self, name):
                 raise TypeError(f"LambdaContext: {name}={value!r} is not an attribute of the context")
             setattr(self, name, value)
 
-    @property
-    def invoked_function_arn(self) -> str:
-        """The ARN by which the function was invoked."""
-        return f"arn:aws:lambda:us-east-1:123456789012:function:{self.function_name}"
-
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until the function is ended, never negative."""
-        return max(int((self._deadline - CLOCK.wall()) * 1000), 0)
+        # Rounded: the difference of two such large floats is short of the whole millisecond as often as not.
+        return max(round((self._deadline - CLOCK.wall()) * 1000), 0)
