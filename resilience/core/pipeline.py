@@ -217,7 +217,8 @@ class Pipeline:
     def breaker(self) -> Any:
         """The breakers of this function's dependencies: `.state`, `.open()`, `.close()`, `.half_open()`, `.isolate()`,
         and `breaker["https://api.example.com:443"]` for one of them."""
-        return self.policy("circuit_breaker").handle(self)
+        first = self.policy("circuit_breaker")
+        return first.handle(self, *(p for p in self.policies if p.kind == first.kind and p is not first))
 
     @property
     def pool(self) -> Any:
@@ -259,12 +260,17 @@ class Pipeline:
         return "\n".join(lines)
 
 
+def _judged_whole(pipeline: Pipeline) -> bool:
+    """Whether a guard wants to know what the call comes to although its requests were guarded."""
+    return any(p.acts == "guard" and p.scope == "call" for p in pipeline.policies)
+
+
 def _attempt(pipeline: Pipeline) -> Callable[[Call], None]:
     if pipeline.kind is not Kind.FUNCTION:
         from resilience.core import streams
 
         return streams.opening(pipeline)
-    fn = pipeline.fn
+    fn, whole = pipeline.fn, _judged_whole(pipeline)
 
     def attempt(call: Call) -> None:
         try:
@@ -275,8 +281,8 @@ def _attempt(pipeline: Pipeline) -> Callable[[Call], None]:
             call.outcome = of_error(error)
         else:
             # No error and OK is what a call starts with.
-            if not call.guarded and (outcome := of_result(result)) is not OK:
-                call.outcome = outcome
+            if (not call.guarded or whole) and (outcome := of_result(result)) is not OK:
+                call.outcome = outcome._replace(guarded=True) if call.guarded else outcome
 
     return attempt
 
@@ -286,7 +292,7 @@ def _attempt_async(pipeline: Pipeline) -> Callable[[Call], Any]:
         from resilience.core import streams
 
         return streams.opening_async(pipeline)
-    fn = pipeline.fn
+    fn, whole = pipeline.fn, _judged_whole(pipeline)
 
     async def attempt(call: Call) -> None:
         try:
@@ -301,8 +307,8 @@ def _attempt_async(pipeline: Pipeline) -> Callable[[Call], Any]:
             overdue = isinstance(error, DeadlineExceeded) and error.__cause__ is not None
             call.outcome = of_error(error.__cause__ or error) if overdue else of_error(error)
         else:
-            if not call.guarded and (outcome := of_result(call.result)) is not OK:
-                call.outcome = outcome
+            if (not call.guarded or whole) and (outcome := of_result(call.result)) is not OK:
+                call.outcome = outcome._replace(guarded=True) if call.guarded else outcome
 
     return attempt
 

@@ -10,6 +10,9 @@ from resilience.core.errors import ConfigurationError
 
 __all__ = ["Settings"]
 
+#: No setting is larger: in seconds, a good deal longer than the universe has been.
+_HUGE = 1e30
+
 
 class Settings:
     """The checks of one decorator, in whose name they complain."""
@@ -35,7 +38,8 @@ class Settings:
         if value is None and optional:
             return
         kind = "a number " + _range(least, most, above) + (" or None" if optional else "")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        # An int may be too large for a float, and so for `isfinite`.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_HUGE < value < _HUGE:
             raise self.wrong(setting, value, kind)
         if value < least or value > most or (above and value == least):
             raise self.wrong(setting, value, kind)
@@ -80,11 +84,11 @@ class Settings:
         if not callable(value) and not (value is None and optional):
             raise self.wrong(setting, value, "a callable" + (" or None" if optional else ""))
 
-    def errors(self, setting: str, value: Any) -> tuple[type[BaseException], ...]:
-        """Classes of exceptions, as a tuple; one alone will do."""
+    def errors(self, setting: str, value: Any, *, also: str = "") -> tuple[type[BaseException], ...]:
+        """Classes of exceptions, as a tuple; one alone will do. also: what else is allowed, for the message."""
         listed = value if isinstance(value, (tuple, list, set, frozenset)) else (value,)
         if not all(isinstance(e, type) and issubclass(e, Exception) for e in listed):
-            raise self.wrong(setting, value, "an exception class or a tuple of them")
+            raise self.wrong(setting, value, "an exception class or a tuple of them" + (f" or {also}" if also else ""))
         return tuple(listed)
 
     def url(self, setting: str, value: Any, *, optional: bool = True) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resilience.core.call import Call
 from resilience.core.clock import CLOCK, Instant
-from resilience.core.errors import CircuitOpen
+from resilience.core.errors import CircuitOpen, ConfigurationError
+from resilience.core.kinds import Kind, kind_of
 from resilience.core.outcome import OK, of_error
 from resilience.core.policy import AsyncProceed, Proceed
 from resilience.decorators._breaking import NOTHING
+
+if TYPE_CHECKING:
+    from resilience.core.pipeline import Pipeline
+    from resilience.core.settings import Settings
 
 __all__ = ["Rescue"]
 
@@ -29,6 +34,14 @@ class Rescue:
         self._stale = stale
         self._answers: Any = None
         self._lock = threading.Lock()
+
+    def check(self, check: Settings, pipeline: Pipeline) -> None:
+        """Raise `ConfigurationError` if the function is one that can't await its fallback."""
+        awaits = pipeline.kind in (Kind.COROUTINE, Kind.ASYNC_GENERATOR)
+        if callable(self._fallback) and kind_of(self._fallback) is Kind.COROUTINE and not awaits:
+            raise ConfigurationError(
+                f"{check.decorator}: fallback={self._fallback!r} is async, and {pipeline.name} can't await it"
+            )
 
     def bind(self, proceed: Proceed) -> Proceed:
         """`proceed`; where it ends in `CircuitOpen`, an answer in its place."""
@@ -106,12 +119,20 @@ def _fail(call: Call, error: Exception) -> None:
     call.result, call.error, call.outcome = None, error, of_error(error)
 
 
+def _is_handed(call: Call, value: Any) -> bool:
+    """Whether the platform or the pool handed it over, not the caller."""
+    # Only a function that names a session has one of ours; for the others none is to be made.
+    named = call.pipeline.session_position is not None
+    return value is not None and (value is call.invocation.context or (named and value is call.path.session))
+
+
 def _key(call: Call) -> str | None:
     """The arguments as text, the platform's context left out; None where they can't be told apart for sure."""
     import json
 
-    args = [a for a in call.args if a is not call.invocation.context or a is None]
-    kwargs = {k: v for k, v in call.kwargs.items() if k not in ("context", "session")}
+    # An argument that only happens to be called `context` or `session` tells one caller from another.
+    args = [a for a in call.args if not _is_handed(call, a)]
+    kwargs = {k: v for k, v in call.kwargs.items() if not _is_handed(call, v)}
     try:
         return json.dumps([args, kwargs], sort_keys=True)
     except (TypeError, ValueError):

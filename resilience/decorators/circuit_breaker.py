@@ -22,7 +22,7 @@ _check = Settings("circuit_breaker")
 _lock = threading.Lock()
 #: Breakers of URLs and of names, for the whole process: functions with the same settings share one. What changes:
 #: entries are added, under `_lock`.
-_breakers: dict[tuple[str, BreakerSettings], Breaker] = {}
+_breakers: dict[tuple[Any, ...], Breaker] = {}
 _MOST = 1000
 
 
@@ -63,15 +63,27 @@ class BreakerPolicy(Policy):
                 if len(registry) > _MOST:
                     registry.clear()
             if shared:
-                found = _breakers.setdefault((dependency, self.settings), Breaker(dependency, self.settings))
+                found = _breakers.setdefault(self._same(dependency), Breaker(dependency, self.settings))
             else:
                 found = self.known.get(dependency) or Breaker(dependency, self.settings)
             self.known[dependency] = found
         return found
 
-    def handle(self, pipeline: Pipeline) -> BreakerHandle:
-        """What `handler.resilience.breaker` gives."""
-        return BreakerHandle(self, pipeline)
+    def _same(self, dependency: str) -> tuple[Any, ...]:
+        """What tells the breakers that functions share apart."""
+        s = self.settings
+        # The user's own objects are told apart by identity, since they need have no hash; the breaker keeps them alive.
+        guests = tuple(map(id, (s.storage, s.cb, *s.listeners)))
+        return (dependency, s._replace(storage=None, cb=None, listeners=()), guests)
+
+    def handle(self, pipeline: Pipeline, *others: BreakerPolicy) -> BreakerHandle:
+        """What `handler.resilience.breaker` gives; others: those that stand on the same function."""
+        return BreakerHandle((self, *others), pipeline)
+
+    def decorated(self, pipeline: Pipeline) -> None:
+        """Raise `ConfigurationError` where the function can't await what stands in for it."""
+        if self.rescue is not None:
+            self.rescue.check(_check, pipeline)
 
     def warm_up(self, warmup: WarmUp, pipeline: Pipeline) -> None:
         """Tell the states; on a ping, be the probe of a breaker whose time has come, so that no user is."""
@@ -131,22 +143,25 @@ def _ask(pipeline: Pipeline, url: str | None, warmup: WarmUp) -> Outcome:
 class BreakerHandle:
     """The breakers of one function: all of them at once, or `handle["https://api.example.com:443"]`."""
 
-    def __init__(self, policy: BreakerPolicy, pipeline: Pipeline) -> None:
-        self._policy = policy
+    def __init__(self, policies: tuple[BreakerPolicy, ...], pipeline: Pipeline) -> None:
+        self._policies = policies
         self._pipeline = pipeline
 
     def _all(self) -> list[Breaker]:
+        return [breaker for policy in self._policies for breaker in self._of(policy)]
+
+    def _of(self, policy: BreakerPolicy) -> list[Breaker]:
         plan: Plan = self._pipeline.planned()
-        if plan.pool is None or self._policy.scope == "call":
-            names = [self._policy.name or self._pipeline.name]
-        elif self._policy.name is not None:
-            names = [self._policy.name]
+        if plan.pool is None or policy.scope == "call":
+            names = [policy.name or self._pipeline.name]
+        elif policy.name is not None:
+            names = [policy.name]
         else:
             names = list(self._pipeline.path.hosts) or [self._pipeline.name]
         for name in names:
-            if name not in self._policy.known:
-                self._policy.breaker(name)
-        return list(self._policy.known.values())
+            if name not in policy.known:
+                policy.breaker(name)
+        return list(policy.known.values())
 
     def __getitem__(self, dependency: str) -> Breaker:
         """The breaker of one dependency; KeyError lists those that there are."""
@@ -252,9 +267,9 @@ def circuit_breaker(
     fallback: a value, or a function of the handler's arguments, to answer with while it is open.
     stale_if_error: seconds for which the last good answer to the same arguments may stand in while it is open.
     counts: exception classes, or a predicate of exception or result, that alone count as failures.
-    store: only memory for now, or a `pybreaker.CircuitBreakerStorage` of yours. breaker: a
-    `pybreaker.CircuitBreaker` of
-        yours, whose storage, listeners and limits are used. listeners: of `pybreaker.CircuitBreakerListener`.
+    store: only memory for now, or a `pybreaker.CircuitBreakerStorage` of yours (one storage is one circuit, whatever
+        the host). breaker: a `pybreaker.CircuitBreaker` of yours, whose storage, listeners and limits are used.
+        listeners: of `pybreaker.CircuitBreakerListener`.
     scope: "auto", "call" or "request".
 
     Raises `ConfigurationError` at once for a wrong setting, and `CircuitOpen` in a call while it is open.
@@ -267,7 +282,7 @@ def circuit_breaker(
     if not isinstance(listeners, (tuple, list)) or not all(hasattr(each, "state_change") for each in listeners):
         raise _check.wrong("listeners", listeners, "a tuple of pybreaker.CircuitBreakerListener")
     if counts is not None and (isinstance(counts, type) or not callable(counts)):
-        counts = _check.errors("counts", counts)
+        counts = _check.errors("counts", counts, also="a predicate")
     check_scope(_check, scope)
     settings = BreakerSettings(
         fail_max=fail_max,
