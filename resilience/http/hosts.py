@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from resilience.core.errors import ConfigurationError
 
@@ -24,35 +23,13 @@ _PLAIN = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
-_OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_IPV4 = re.compile(rf"{_OCTET}(\.{_OCTET}){{3}}", re.ASCII)
-#: RFC 6761 and RFC 1122 §3.2.1.3; a name that merely resolves to one of them proves nothing.
-_LOOPBACK = re.compile(rf"localhost|\[::1\]|127(\.{_OCTET}){{3}}", re.ASCII)
 _DEFAULT_PORT = {"https": 443, "http": 80}
 _MAX_VERDICTS = 256
 
-
-class _Target(NamedTuple):
-    """Where a URL leads: the host in lower case and ASCII, without a trailing dot, IPv6 in brackets."""
-
-    scheme: str
-    host: str
-    port: int
-
-
-class _Pattern(NamedTuple):
-    """One entry of a rule; `wildcard` stands for any number of labels in front of `host`; `port` None is any port."""
-
-    host: str
-    port: int | None
-    wildcard: bool
-
-    def matches(self, target: _Target) -> bool:
-        if self.port is not None and self.port != target.port:
-            return False
-        if self.wildcard:
-            return target.host.endswith(f".{self.host}") and _is_name(target.host)
-        return target.host == self.host
+#: Where a URL leads: scheme, host and port; the host in lower case and ASCII, without a trailing dot, IPv6 in brackets.
+_Target = tuple[str, str, int]
+#: One entry of a rule: host, port (None is any), and whether any number of labels stands in front of the host.
+_Pattern = tuple[str, int | None, bool]
 
 
 class HostRule:
@@ -70,7 +47,7 @@ class HostRule:
     def __init__(self, patterns: Iterable[_Pattern]) -> None:
         self._patterns = tuple(dict.fromkeys(patterns))
         self._verdicts: dict[tuple[str, bool], bool] = {}
-        self.exact_hosts = tuple(_shown(p) for p in self._patterns if not p.wildcard)
+        self.exact_hosts = tuple(_shown(p) for p in self._patterns if not p[2])
 
     @classmethod
     def parse(cls, hosts: str | Iterable[str], setting: str = "hosts") -> HostRule:
@@ -111,9 +88,9 @@ class HostRule:
     def _judge(self, target: _Target | None, insecure: bool) -> bool:
         if target is None:
             return False
-        if not (target.scheme == "https" or insecure or _LOOPBACK.fullmatch(target.host)):
+        if not insecure and not _is_safe(target):
             return False
-        return any(pattern.matches(target) for pattern in self._patterns)
+        return any(_matches(pattern, target) for pattern in self._patterns)
 
     def __str__(self) -> str:
         return ", ".join(map(_shown, self._patterns))
@@ -125,13 +102,26 @@ class HostRule:
 def is_loopback(url: str) -> bool:
     """Whether `url` leads to 127.0.0.0/8, `::1` or `localhost`."""
     target = _target(url)
-    return target is not None and _LOOPBACK.fullmatch(target.host) is not None
+    return target is not None and _is_loopback(target[1])
 
 
 def is_secure(url: str) -> bool:
     """Whether a secret may travel to `url`: https, or http to loopback."""
     target = _target(url)
-    return target is not None and (target.scheme == "https" or _LOOPBACK.fullmatch(target.host) is not None)
+    return target is not None and _is_safe(target)
+
+
+def _is_safe(target: _Target) -> bool:
+    return target[0] == "https" or _is_loopback(target[1])
+
+
+def _matches(pattern: _Pattern, target: _Target) -> bool:
+    host, port, wildcard = pattern
+    if port is not None and port != target[2]:
+        return False
+    if wildcard:
+        return target[1].endswith(f".{host}") and _is_name(target[1])
+    return target[1] == host
 
 
 def _target(url: str) -> _Target | None:
@@ -145,7 +135,7 @@ def _target_of(scheme: str, host: str, port: str | int | None) -> _Target | None
     named = _canonical(host)
     if named is None or scheme not in _DEFAULT_PORT or number > 65535:
         return None
-    return _Target(scheme, named, number)
+    return scheme, named, number
 
 
 def _read_closely(url: str) -> _Target | None:
@@ -186,9 +176,24 @@ def _canonical(host: str) -> str | None:
         except ValueError:
             return None
     host = host.removesuffix(".")
-    if _IPV4.fullmatch(host) or _is_name(host):
+    if _is_ipv4(host) or _is_name(host):
         return host
     return None
+
+
+def _is_ipv4(host: str) -> bool:
+    """Four numbers up to 255, without leading zeros, which some take for octal."""
+    parts = host.split(".")
+    return len(parts) == 4 and all(map(_is_octet, parts))
+
+
+def _is_octet(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 3 and str(int(text)) == text and int(text) <= 255
+
+
+def _is_loopback(host: str) -> bool:
+    """RFC 6761 and RFC 1122 §3.2.1.3; a name that merely resolves to one of them proves nothing."""
+    return host in ("localhost", "[::1]") or (host.startswith("127.") and _is_ipv4(host))
 
 
 def _is_name(host: str) -> bool:
@@ -215,7 +220,7 @@ def _pattern(given: object, setting: str) -> _Pattern:
         raise wrong
     if wildcard and ("." not in host or not _is_name(host)):
         raise wrong
-    return _Pattern(host, port, wildcard)
+    return host, port, wildcard
 
 
 def _ascii(host: str) -> str | None:
@@ -230,5 +235,5 @@ def _ascii(host: str) -> str | None:
 
 
 def _shown(pattern: _Pattern) -> str:
-    port = "" if pattern.port is None else f":{pattern.port}"
-    return f"{'*.' if pattern.wildcard else ''}{pattern.host}{port}"
+    host, port, wildcard = pattern
+    return f"{'*.' if wildcard else ''}{host}{'' if port is None else f':{port}'}"

@@ -11,7 +11,7 @@ import contextvars
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from resilience.core import events
 from resilience.core.call import CURRENT, Call
@@ -63,19 +63,25 @@ def resolving() -> CredentialSource | None:
     return _resolving.get()
 
 
-class _Held(NamedTuple):
-    """A credential in the cache; `life`: seconds from when it was asked for until it is given up."""
+class _Held:
+    """A credential in the cache; `life`: seconds from when it was asked for until it is given up. Immutable."""
 
-    credential: Credential
-    life: float
+    __slots__ = ("credential", "life")
+
+    def __init__(self, credential: Credential, life: float) -> None:
+        self.credential = credential
+        self.life = life
 
 
-class _Ready(NamedTuple):
-    """A credential that needs no thought until it is `until` seconds old."""
+class _Ready:
+    """A credential that needs no thought until it is `until` seconds old. Immutable."""
 
-    credential: Credential
-    asked_at: Instant
-    until: float
+    __slots__ = ("asked_at", "credential", "until")
+
+    def __init__(self, credential: Credential, asked_at: Instant, until: float) -> None:
+        self.credential = credential
+        self.asked_at = asked_at
+        self.until = until
 
 
 class CredentialSource:

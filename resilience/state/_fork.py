@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Renewable(Protocol):
+        """What has a lock."""
+
+        def _renew(self) -> None: ...
+
 
 __all__ = ["renew_in_child"]
-
-
-class Renewable(Protocol):
-    """What has a lock."""
-
-    def _renew(self) -> None: ...
 
 
 #: What changes: it grows by one with each object made, and shrinks as they die; the interpreter's own lock guards it.
