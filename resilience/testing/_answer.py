@@ -11,7 +11,8 @@ __all__ = ["Answer"]
 class Answer:
     """What one invocation came to.
 
-    payload: the decoded JSON of the answer. error: `errorType`, `errorMessage`, `stackTrace`, or None.
+    payload: the decoded JSON of the answer; bytes where the handler returned bytes.
+    error: `errorType`, `errorMessage`, `stackTrace`, or None.
     cold: whether it was the first of its sandbox. timed_out: whether it was killed at its deadline.
     duration_ms: from the event's handing out to the answer.
     init_ms: for a cold start, from the process's start to its first request for an event, or, with SnapStart, from the

@@ -30,6 +30,8 @@ class Task:
         self.given = 0.0
         self.done = 0.0
         self.response: bytes | None = None
+        #: The handler returned bytes, which are no JSON.
+        self.raw = False
         self.error: dict[str, Any] | None = None
 
 
@@ -74,13 +76,13 @@ class Exchange:
                 task.given = time.perf_counter()
             return task
 
-    def finish(self, request_id: str, response: bytes | None, error: dict[str, Any] | None) -> bool:
+    def finish(self, request_id: str, response: bytes | None, error: dict[str, Any] | None, raw: bool = False) -> bool:
         """The child's answer; False: nobody asked."""
         with self.changed:
             task = self.current
             if task is None or task.request_id != request_id:
                 return False
-            task.response, task.error, task.done = response, error, time.perf_counter()
+            task.response, task.error, task.raw, task.done = response, error, raw, time.perf_counter()
             self.current = None
             self.changed.notify_all()
             return True
@@ -143,7 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = self.path.removeprefix(f"{_VERSION}/").split("/")
         known = True
         if parts[0] == "invocation" and len(parts) == 3 and parts[2] == "response":
-            known = exchange.finish(parts[1], body, None)
+            raw = self.headers.get("Content-Type", "") == "application/unknown"
+            known = exchange.finish(parts[1], body, None, raw)
         elif parts[0] == "invocation" and len(parts) == 3 and parts[2] == "error":
             known = exchange.finish(parts[1], None, _decoded(body))
         elif parts[1:] == ["error"] and parts[0] in ("init", "restore"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 from resilience.core.errors import ConfigurationError
 from resilience.core.settings import Settings
 from resilience.testing._answer import Answer
+from resilience.testing._lambda_env import environment
 from resilience.testing._output import Output
 from resilience.testing._runtime_api import Exchange, RuntimeAPI, Task
 
@@ -32,16 +35,20 @@ _INIT_TYPES = ("on-demand", "provisioned-concurrency", "snap-start")
 class LambdaRuntime:
     """Runs `handler` ("module.function" in the folder `root`) in one sandbox: a child process of `awslambdaric`.
 
+    Use it in a `with` statement, or call `stop`; what was forgotten ends with this process at the latest.
+
     memory_mb: what the function is told it has (128 to 10240). timeout: seconds after which it is killed (above 0 to
-    900). env: more environment variables. init_type: "on-demand", "provisioned-concurrency" or "snap-start".
+        900). init_timeout: seconds that the init phase may take, or a restore (above 0 to 900; Lambda: 10).
+    env: more environment variables; as in Lambda's read-only task root, no `.pyc` is written unless
+        `PYTHONDONTWRITEBYTECODE` is "" there. function_name: 1 to 64 letters, digits, "-" and "_".
+    init_type: "on-demand", "provisioned-concurrency" or "snap-start" (needs `snapshot-restore-py`).
     python: the interpreter. freeze_between: stop the process between invocations, as Lambda does.
-    init_timeout: seconds that the init phase may take (Lambda: 10).
 
     Raises `ConfigurationError` for a setting out of its range. The process is started at the first `invoke`, or by
     `start()`; after a deadline, a crash or a failed init the next invocation starts another.
 
     What changes: the sandbox, by whoever holds `_lock`, which each invocation does from start to end: a sandbox takes
-    one at a time.
+    one at a time. `_frozen`, under `_signals`, so that it can be frozen in the middle of one. `_stopped`, once.
     """
 
     def __init__(
@@ -58,15 +65,15 @@ class LambdaRuntime:
         freeze_between: bool = False,
         init_timeout: float = 10.0,
     ) -> None:
-        if not isinstance(handler, str) or "." not in handler:
-            raise _check.wrong("handler", handler, '"module.function"')
+        _matching("handler", handler, r"[^\s.]\S*\.[^\s.]+", '"module.function"')
         if not Path(root).is_dir():
             raise _check.wrong("root", root, "a folder")
         _check.integer("memory_mb", memory_mb, least=128, most=10240)
         _check.number("timeout", timeout, above=True, most=900.0)
         _check.number("init_timeout", init_timeout, above=True, most=900.0)
         _check.choice("init_type", init_type, _INIT_TYPES)
-        _check.text("function_name", function_name)
+        _matching("function_name", function_name, r"[\w-]{1,64}", '1 to 64 letters, digits, "-" or "_"')
+        _check.flag("freeze_between", freeze_between)
         if shutil.which(python) is None:
             raise _check.wrong("python", python, "the path of an interpreter")
         for name, value in (env or {}).items():
@@ -92,7 +99,10 @@ class LambdaRuntime:
         self._started_at = 0.0
         self._fresh = False
         self._frozen = False
+        self._stopped = False
         self._lock = threading.RLock()
+        self._signals = threading.Lock()
+        self._finalizer: weakref.finalize[[subprocess.Popen[bytes], int], Any] | None = None
 
     # ---- life
 
@@ -111,7 +121,11 @@ class LambdaRuntime:
                 raise RuntimeError(f"init failed: {error.get('errorType')}: {error.get('errorMessage')}\n{self.logs}")
 
     def stop(self) -> None:
-        """End the process and the API."""
+        """End the process, an invocation under way included, and the API, for good. Again: nothing."""
+        self._stopped = True
+        child = self._child
+        if child is not None:
+            _signal(child, signal.SIGKILL)
         with self._lock:
             self.recycle()
             if self._api is not None:
@@ -129,27 +143,35 @@ class LambdaRuntime:
             if child is None or self._api is None:
                 return
             self._api.exchange.end()
-            _signal(child, signal.SIGKILL)
-            child.wait()
+            _end(child)
+            if self._finalizer is not None:
+                self._finalizer.detach()
             self._output.detach()
-            self._frozen = False
+            with self._signals:
+                self._frozen = False
 
     def freeze(self) -> None:
-        """Stop the process and its children, as Lambda does between invocations (SIGSTOP)."""
-        with self._lock:
-            if self._child is not None and not self._frozen:
-                _signal(self._child, signal.SIGSTOP)
+        """Stop the process and its children (SIGSTOP), as Lambda does between invocations; possible during one, too."""
+        child = self._child
+        with self._signals:
+            if child is not None and not self._frozen:
+                _signal(child, signal.SIGSTOP)
                 self._frozen = True
 
     def thaw(self) -> None:
         """Let them go on (SIGCONT). `invoke` does so by itself."""
-        with self._lock:
-            if self._child is not None and self._frozen:
-                _signal(self._child, signal.SIGCONT)
+        child = self._child
+        with self._signals:
+            if child is not None and self._frozen:
+                _signal(child, signal.SIGCONT)
                 self._frozen = False
 
     def snapshot(self) -> None:
-        """SnapStart: run the init phase and the hooks before the snapshot, then wait as a snapshot would."""
+        """SnapStart: run the init phase and the hooks before the snapshot, then wait as a snapshot would.
+
+        Raises RuntimeError if one fails; ConfigurationError without `init_type="snap-start"`.
+        """
+        self._need_snap_start()
         with self._lock:
             exchange = self._spawned()
             self._await(lambda: exchange.snapshotted, self.init_timeout)
@@ -157,14 +179,21 @@ class LambdaRuntime:
                 raise RuntimeError(f"no snapshot: {exchange.init_error or 'init did not end'}\n{self.logs}")
 
     def restore(self) -> None:
-        """SnapStart: go on after the snapshot; the hooks after the restore run before the next event is taken."""
+        """SnapStart: go on after the snapshot, which is made now if there is none, and run the hooks after the restore.
+
+        Raises RuntimeError if one fails; ConfigurationError without `init_type="snap-start"`.
+        """
+        self._need_snap_start()
         with self._lock:
-            exchange = self._spawned()
-            # The time in the snapshot is nobody's.
-            self._started_at = time.perf_counter()
-            with exchange.changed:
-                exchange.restored = True
-                exchange.changed.notify_all()
+            self.thaw()
+            error = self._get_ready()
+            if error is not None:
+                self.recycle()
+                raise RuntimeError(f"restore failed: {error['errorType']}: {error['errorMessage']}\n{self.logs}")
+
+    def _need_snap_start(self) -> None:
+        if self.init_type != "snap-start":
+            raise _check.wrong("init_type", self.init_type, '"snap-start", which a snapshot needs')
 
     @property
     def pid(self) -> int | None:
@@ -193,33 +222,46 @@ class LambdaRuntime:
     ) -> Answer:
         """Run the handler on `event`, anything that JSON can hold.
 
-        timeout: seconds for this invocation in place of the function's (above 0 to 900).
+        timeout: seconds for this invocation in place of the function's (above 0 to 900). request_id: 1 to 128 letters,
+        digits, "-", "_" or "."; a new UUID by default.
 
-        What goes wrong in the function is in `.error`, not raised; an event that is no JSON is a TypeError or ValueError.
+        What goes wrong in the function is in `.error`, not raised; an event that is no JSON is a TypeError or
+        ValueError, and after `stop` there is a RuntimeError.
         """
         _check.number("timeout", timeout, above=True, most=900.0, optional=True)
+        if request_id is not None:
+            _matching("request_id", request_id, r"[\w.-]{1,128}", '1 to 128 letters, digits, "-", "_" or "."')
+        answer = Answer(request_id or str(uuid.uuid4()))
         body = json.dumps(event).encode()
         with self._lock:
-            asked = time.perf_counter()
-            answer = Answer(request_id or str(uuid.uuid4()))
-            mark = self._output.mark()
-            self.thaw()
-            error = self._get_ready()
-            answer.cold, self._fresh = self._fresh, False
-            if answer.cold and self._api is not None:
-                ready = self._api.exchange.ready_at or time.perf_counter()
-                answer.init_ms = (ready - self._started_at) * 1000
-            if error is not None:
-                answer.error = error
+            try:
+                self._invoke(answer, body, client_context, timeout or self.timeout)
+            except BaseException:
+                # Interrupted half-way, the sandbox is of no use to the next.
                 self.recycle()
-            else:
-                self._run(answer, body, client_context, timeout or self.timeout)
-            answer.total_ms = (time.perf_counter() - asked) * 1000
-            answer.log = self._output.text(mark)
+                raise
             self.answers.append(answer)
             if self.freeze_between:
                 self.freeze()
-            return answer
+        return answer
+
+    def _invoke(self, answer: Answer, body: bytes, client_context: Any, timeout: float) -> None:
+        asked = time.perf_counter()
+        mark = self._output.mark()
+        self.thaw()
+        error = self._get_ready()
+        answer.cold, self._fresh = self._fresh, False
+        if answer.cold and self._api is not None:
+            ready = self._api.exchange.ready_at or time.perf_counter()
+            answer.init_ms = (ready - self._started_at) * 1000
+        if error is not None:
+            answer.error = error
+            answer.timed_out = error.get("errorType") == "Sandbox.Timedout"
+            self.recycle()
+        else:
+            self._run(answer, body, client_context, timeout)
+        answer.total_ms = (time.perf_counter() - asked) * 1000
+        answer.log = self._output.text(mark)
 
     def _run(self, answer: Answer, body: bytes, client_context: Any, timeout: float) -> None:
         assert self._api is not None
@@ -233,8 +275,10 @@ class LambdaRuntime:
         answer.duration_ms = (ended - (task.given or ended)) * 1000
         if task.done:
             answer.error = task.error
-            if task.response is not None:
-                answer.payload = json.loads(task.response) if task.response else None
+            if task.raw:
+                answer.payload = task.response
+            elif task.response:
+                answer.payload = json.loads(task.response)
         elif self._child is not None and self._child.poll() is not None:
             code = self._child.returncode
             answer.error = {"errorType": "Runtime.ExitError", "errorMessage": f"Runtime exited with status {code}"}
@@ -268,7 +312,11 @@ class LambdaRuntime:
                 self.snapshot()
             except RuntimeError as error:
                 return exchange.init_error or {"errorType": "Runtime.Unknown", "errorMessage": str(error)}
-            self.restore()
+            # The time in the snapshot is nobody's.
+            self._started_at = time.perf_counter()
+            with exchange.changed:
+                exchange.restored = True
+                exchange.changed.notify_all()
         self._await(lambda: exchange.waiting, self.init_timeout)
         if exchange.waiting:
             return None
@@ -290,6 +338,8 @@ class LambdaRuntime:
         return self._api.exchange
 
     def _spawn(self) -> None:
+        if self._stopped:
+            raise RuntimeError("this LambdaRuntime has been stopped")
         if self._api is None:
             self._api = RuntimeAPI()
             # The default looks every half second whether to stop.
@@ -303,38 +353,26 @@ class LambdaRuntime:
         self._child = subprocess.Popen(
             [self._python, "-m", "awslambdaric", self.handler],
             cwd=self.root,
-            env=self._environment(),
+            env=environment(
+                handler=self.handler,
+                root=str(self.root),
+                name=self.function_name,
+                memory_mb=self.memory_mb,
+                init_type=self.init_type,
+                api=f"127.0.0.1:{self._api.server_port}",
+                env=self._env,
+            ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,
-            start_new_session=True,
+            # A group of its own in our session: should we be killed, the kernel ends it even while it is stopped.
+            process_group=0,
         )
+        # Also when it is forgotten, and at the exit of the interpreter.
+        self._finalizer = weakref.finalize(self, _forgotten, self._child, os.getpid())
         assert self._child.stdout is not None
         self._output.attach(self._child.stdout)
-
-    def _environment(self) -> dict[str, str]:
-        assert self._api is not None
-        path = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH", "")]))
-        name = self.function_name
-        return {
-            **os.environ,
-            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._api.server_port}",
-            "AWS_LAMBDA_FUNCTION_NAME": name,
-            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(self.memory_mb),
-            "AWS_LAMBDA_INITIALIZATION_TYPE": self.init_type,
-            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
-            "AWS_LAMBDA_LOG_STREAM_NAME": "2026/01/01/[$LATEST]0123456789abcdef",
-            "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info[0]}.{sys.version_info[1]}",
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "LAMBDA_TASK_ROOT": str(self.root),
-            "_HANDLER": self.handler,
-            "PYTHONPATH": path,
-            "PYTHONUNBUFFERED": "1",
-            **self._env,
-        }
 
     def _await(self, condition: Any, seconds: float) -> None:
         """Until `condition` holds, the child ends, init fails, or the time is up."""
@@ -353,3 +391,20 @@ class LambdaRuntime:
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, number)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill it with all that it started, and wait for it."""
+    _signal(child, signal.SIGKILL)
+    child.wait()
+
+
+def _forgotten(child: subprocess.Popen[bytes], owner: int) -> None:
+    # A fork of ours that exits is not its owner.
+    if os.getpid() == owner:
+        _end(child)
+
+
+def _matching(setting: str, value: Any, pattern: str, allowed: str) -> None:
+    if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
+        raise _check.wrong(setting, value, allowed)
