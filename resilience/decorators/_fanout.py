@@ -5,6 +5,7 @@ The protocol is that of lambda-warmer: `{"warmer": true, "concurrency": N}`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -31,13 +32,13 @@ def warm_others(call: Call, concurrency: Any, deadline: float) -> dict[str, Any]
         return {"invoked": 0, "invoke_error": "no Lambda context"}
     invoked = 0
     try:
-        client = _client(deadline)
         payload = json.dumps({"warmer": True, "concurrency": 1}).encode()
-        for _ in range(min(concurrency, _MOST) - 1):
-            if CLOCK.monotonic() >= deadline:
-                return {"invoked": invoked, "invoke_error": "no time left"}
-            client.invoke(FunctionName=name, InvocationType="Event", Payload=payload)
-            invoked += 1
+        with contextlib.closing(_client(deadline)) as client:
+            for _ in range(min(concurrency, _MOST) - 1):
+                if CLOCK.monotonic() >= deadline:
+                    return {"invoked": invoked, "invoke_error": "no time left"}
+                client.invoke(FunctionName=name, InvocationType="Event", Payload=payload)
+                invoked += 1
     except Exception as error:
         return {"invoked": invoked, "invoke_error": type(error).__name__}
     return {"invoked": invoked}

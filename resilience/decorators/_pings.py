@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from resilience.core.call import PLAIN, Call
+from resilience.core.kinds import parameter_position
 
 __all__ = ["PINGS", "Pings"]
 
@@ -102,7 +103,12 @@ def _event(call: Call) -> Any:
     if not args or "event" in call.kwargs:
         return call.kwargs.get("event")
     # A method's first argument is its object.
-    return args[1] if type(args[0]) is not dict and len(args) > 1 else args[0]
+    method = len(args) > 1 and type(args[0]) is not dict and (type(args[1]) is dict or _is_method(call.pipeline.fn))
+    return args[1] if method else args[0]
+
+
+def _is_method(fn: Any) -> bool:
+    return parameter_position(fn, "self") == 0 or parameter_position(fn, "cls") == 0
 
 
 def _bytes(text: str) -> bytes:

@@ -17,7 +17,7 @@ import pytest
 from resilience import ConfigurationError
 from resilience.testing import LambdaRuntime
 
-HANDLERS = '''
+HANDLERS = """
 import json, os, sys, threading, time
 
 print("importing")
@@ -79,9 +79,9 @@ def ticked(event, context):
         alive.append(threading.Thread(target=ticking, daemon=True))
         alive[0].start()
     return ticks[0]
-'''
+"""
 
-SNAPPED = '''
+SNAPPED = """
 import os, snapshot_restore_py
 did = ["import"]
 
@@ -96,7 +96,7 @@ def after():
 
 def handler(event, context):
     return did
-'''
+"""
 
 Make = Callable[..., LambdaRuntime]
 
