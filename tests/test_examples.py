@@ -13,6 +13,8 @@ import pytest
 from resilience.testing import Fault, FaultyAPI, LambdaRuntime
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+#: No proxy of this machine's has a part in it.
+DIRECT = {"NO_PROXY": "localhost", "no_proxy": "localhost"}
 ANSWER = "You said: Is anybody there?"
 
 pytestmark = pytest.mark.slow
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 def run(example: str, api: FaultyAPI) -> str:
     """What the example prints; the fixture's variables name the API's certificate."""
-    env = {**os.environ, "API_URL": api.url, "API_KEY": api.key, "NO_PROXY": "localhost", "no_proxy": "localhost"}
+    env = {**os.environ, "API_URL": api.url, "API_KEY": api.key, **DIRECT}
     done = subprocess.run([sys.executable, EXAMPLES / example], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -59,12 +61,7 @@ def test_the_lambda_handler_answers_under_the_runtime_client_and_survives_a_faul
     runtime = lambda_runtime(
         "handler.handler",
         root=EXAMPLES / "aws_lambda",
-        env={
-            "API_URL": faulty_api.url,
-            "API_KEY_FILE": str(key_file),
-            "NO_PROXY": "localhost",
-            "no_proxy": "localhost",
-        },
+        env={"API_URL": faulty_api.url, "API_KEY_FILE": str(key_file), **DIRECT},
         init_timeout=60,
     )
     question = {"question": "Is anybody there?"}
@@ -72,7 +69,6 @@ def test_the_lambda_handler_answers_under_the_runtime_client_and_survives_a_faul
 
     assert runtime.invoke(question).payload == expected
 
-    # The file is behind: the old key is refused once, and the new one is read.
     faulty_api.script([Fault.status(503)])
     key_file.write_text(faulty_api.rotate())
     assert runtime.invoke(question).payload == expected
