@@ -181,7 +181,7 @@ class RequestPath:
             added["Idempotency-Key"] = new_idempotency_key()
             unit.idempotent = True
         if added:
-            unit.prepared = _copy(unit.prepared)
+            unit.prepared = _copy(unit.prepared, type(headers))
             unit.prepared.headers.update(added)
 
     def _attempt(self, unit: Request) -> None:
@@ -231,7 +231,9 @@ class RequestPath:
         return not has_strayed(unit.call, url)
 
     def _deliver_as(self, unit: Request, credential: Any, attempt: Attempt) -> Any:
-        request = _copy(unit.prepared)
+        from resilience.http.headers import AttemptHeaders
+
+        request = _copy(unit.prepared, AttemptHeaders)
         self.authorizer.apply(request.headers, request.url, credential)
         try:
             response = self._deliver(unit, request, attempt)
@@ -275,13 +277,13 @@ class RequestPath:
         return authorizer.headers_for(url, credential)  # type: ignore[no-any-return]
 
 
-def _copy(prepared: Any) -> Any:
-    """A prepared request of this attempt's own. `PreparedRequest.copy` would copy the cookie jar, too, at ten times the
+def _copy(prepared: Any, kind: type[Any]) -> Any:
+    """A prepared request of its own, its headers of that `kind`. `PreparedRequest.copy` would copy the cookie jar, too, at ten times the
     cost; the header that came of it is in the headers already."""
-    copy = type(prepared)()
-    copy.__dict__.update(prepared.__dict__)
-    copy.headers = prepared.headers.copy()
-    return copy
+    made = type(prepared)()
+    made.__dict__.update(prepared.__dict__)
+    made.headers = kind(prepared.headers)
+    return made
 
 
 def _rewind(prepared: Any) -> None:
