@@ -7,9 +7,9 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resilience.core import events
-from resilience.core.call import Guarded
+from resilience.core.call import Call, Guarded
 from resilience.core.clock import CLOCK
-from resilience.core.errors import CircuitOpen, RateLimited
+from resilience.core.errors import CircuitOpen, RateLimited, ResilienceError
 from resilience.core.outcome import OK, Meaning, Outcome, Retry, label, of_error
 from resilience.core.policy import AsyncProceed, Proceed
 from resilience.state.budget import RetryBudget
@@ -53,8 +53,9 @@ class _Story:
 
     __slots__ = ("last", "started", "waited")
 
-    def __init__(self) -> None:
-        self.started = CLOCK.monotonic()
+    def __init__(self, started: float) -> None:
+        #: When the first attempt began, which only a strategy of the user's asks.
+        self.started = started
         self.waited = 0.0
         #: The last real end: result, error, outcome.
         self.last: tuple[Any, BaseException | None, Outcome] = (None, None, OK)
@@ -92,6 +93,7 @@ class RetryGuard:
         """`proceed`, tried again where that is worth it."""
         policy, known = self._policy, self._shared
         name, custom = policy.name, policy.retry is not None
+        timed = custom or policy.stop is not None or policy.wait is not None
 
         def retried(unit: Guarded) -> None:
             shared = known.get(name or unit.dependency) or self._share(name or unit.dependency)
@@ -99,12 +101,13 @@ class RetryGuard:
                 return
             if shared.budget is not None:
                 shared.budget.note_call()
+            started = CLOCK.monotonic() if timed else 0.0
             proceed(unit)
             if unit.outcome is OK and not custom:
                 return
-            if unit.outcome.guarded:
+            if self._is_settled(unit):
                 return
-            story = _Story()
+            story = _Story(started)
             while (wait := self._after(unit, shared, story)) is not None:
                 unit.discard()
                 CLOCK.sleep(wait)
@@ -120,6 +123,7 @@ class RetryGuard:
         """The same for `async def`."""
         policy, known = self._policy, self._shared
         name, custom = policy.name, policy.retry is not None
+        timed = custom or policy.stop is not None or policy.wait is not None
 
         async def retried(unit: Guarded) -> None:
             shared = known.get(name or unit.dependency) or self._share(name or unit.dependency)
@@ -129,12 +133,13 @@ class RetryGuard:
                 return
             if shared.budget is not None:
                 shared.budget.note_call()
+            started = CLOCK.monotonic() if timed else 0.0
             await proceed(unit)
             if unit.outcome is OK and not custom:
                 return
-            if unit.outcome.guarded:
+            if self._is_settled(unit):
                 return
-            story = _Story()
+            story = _Story(started)
             while (wait := self._after(unit, shared, story)) is not None:
                 unit.discard()
                 await CLOCK.sleep_async(wait)
@@ -160,15 +165,19 @@ class RetryGuard:
     def _turn(self, unit: Guarded, shared: _Shared) -> float:
         """Seconds to wait for the gate and the quota; 0: go; -1: it does not fit."""
         delay, whose = shared.gate.delay(), "its rate limit"
-        if delay > 0:
-            delay = shared.gate.reserve()
-        elif shared.quota is not None:
+        if delay <= 0 and shared.quota is not None:
             delay, whose = shared.quota.take(), f"limit={self._policy.limit!r}"
         if delay <= 0:
             return 0.0
-        late = unit.deadline is not None and CLOCK.monotonic() + delay >= unit.deadline
-        if not late and delay <= self._policy.max_retry_after + 1.0:
-            return delay
+        late = _is_late(unit, delay)
+        if not late and delay <= self._policy.max_retry_after:
+            if shared.gate.closed_until is None:
+                return delay
+            # The hint fits; whether one's own place behind it does, too, is only known when it has been taken.
+            delay = max(delay, shared.gate.reserve())
+            late = _is_late(unit, delay)
+            if not late:
+                return delay
         why = f"{whose} ends after the deadline" if late else f"{whose} exceeds max_retry_after"
         unit.result = None
         unit.error = RateLimited(self._policy.name or unit.dependency, delay, why)
@@ -182,10 +191,16 @@ class RetryGuard:
 
     # ---- the decision
 
+    def _is_settled(self, unit: Guarded) -> bool:
+        """Whether this end is that of a request that was guarded by itself, or of a call made of such."""
+        if self._policy.scope != "call":
+            return unit.outcome.guarded or (unit.outcome is OK and isinstance(unit, Call) and unit.guarded)
+        return unit.outcome.guarded and isinstance(unit.error, ResilienceError)
+
     def _after(self, unit: Guarded, shared: _Shared, story: _Story) -> float | None:
         """Seconds to wait before another attempt; None: this was the last, and the unit holds what the caller gets."""
         outcome = unit.outcome
-        if outcome.guarded or outcome.meaning is Meaning.CANCELLED:
+        if self._is_settled(unit) or outcome.meaning is Meaning.CANCELLED:
             if unit.attempt > 1 and isinstance(unit.error, CircuitOpen):
                 # The breaker opened on our own last attempt: what that one met is the news.
                 _restore(unit, story)
@@ -220,13 +235,13 @@ class RetryGuard:
     def _decide(self, unit: Guarded, shared: _Shared, story: _Story) -> float | str:
         """Seconds to wait, or why not; an empty reason where a retry was never in question."""
         policy, outcome = self._policy, unit.outcome
+        # Before tenacity is loaded: most of what fails is not to be tried again.
+        if policy.retry is None and (refused := self._refused(unit)) is not None:
+            return refused
         strategies = self._strategies or self._load()
         state = strategies.state(unit, story.waited, CLOCK.monotonic() - story.started)
-        if strategies.retry is not None:
-            if not strategies.wanted(state):
-                return ""
-        elif (refused := self._refused(unit)) is not None:
-            return refused
+        if policy.retry is not None and not strategies.wanted(state):
+            return ""
         if not unit.replayable:
             return "body"
         hint = outcome.retry_after
@@ -238,12 +253,15 @@ class RetryGuard:
             return "attempts"
         if hint is not None and hint > policy.max_retry_after:
             return "hint"
-        if unit.deadline is not None and CLOCK.monotonic() + wait >= unit.deadline:
+        if _is_late(unit, wait):
             return "deadline"
         if shared.budget is not None and not shared.budget.try_spend():
             return "budget"
         if hint is not None and outcome.meaning is Meaning.RATE_LIMITED:
+            # Behind those who wait already.
             wait = max(wait, shared.gate.reserve())
+            if _is_late(unit, wait):
+                return "deadline"
         return wait
 
     def _refused(self, unit: Guarded) -> str | None:
@@ -251,7 +269,14 @@ class RetryGuard:
         outcome, policy = unit.outcome, self._policy
         if outcome.retry is Retry.ALWAYS:
             return None
-        if unit.error is not None and policy.on and isinstance(unit.error, policy.on):
+        if (
+            policy.on
+            and isinstance(unit.error, policy.on)
+            and (
+                # Of a request it is known whether it can be sent twice, and `on=` is for what is not known.
+                outcome.retry is Retry.NEVER or isinstance(unit, Call)
+            )
+        ):
             return None
         if outcome.retry is Retry.NEVER:
             return ""
@@ -296,6 +321,11 @@ _WHY = {
     "body": "its body can't be sent again",
     "circuit": "the circuit has opened",
 }
+
+
+def _is_late(unit: Guarded, wait: float) -> bool:
+    """Whether the deadline comes before a wait that began now would end."""
+    return unit.deadline is not None and CLOCK.monotonic() + wait >= unit.deadline
 
 
 def _again(unit: Guarded) -> None:

@@ -17,14 +17,16 @@ class Strategies:
     def __init__(self, attempts: int, base: float, max_wait: float, wait: Any, stop: Any, retry: Any) -> None:
         self._wait = wait or tenacity.wait_random_exponential(multiplier=base, max=max_wait)
         self._stop = stop or tenacity.stop_after_attempt(attempts)
-        self.retry = retry
+        self._retry = retry
+        # Only named by the states, never run.
+        self._retrying = tenacity.Retrying()
 
     def state(self, unit: Guarded, waited: float, since: float) -> tenacity.RetryCallState:
         """What tenacity's strategies look at; made anew for each question, so that no thread shares it."""
-        state = tenacity.RetryCallState(retry_object=tenacity.Retrying(), fn=None, args=(), kwargs={})
+        state = tenacity.RetryCallState(retry_object=self._retrying, fn=None, args=(), kwargs={})
         state.attempt_number = unit.attempt
         state.idle_for = waited
-        # Its clock starts when it is made; ours started with the first attempt.
+        # Its clock starts when it is made; that of `stop_after_delay` started with the first attempt.
         state.start_time -= since
         value = unit.result if unit.error is None else unit.error
         state.outcome = tenacity.Future.construct(unit.attempt, value, unit.error is not None)
@@ -42,4 +44,4 @@ class Strategies:
 
     def wanted(self, state: tenacity.RetryCallState) -> bool:
         """Whether the user's own `retry=` wants another."""
-        return bool(self.retry(state))
+        return bool(self._retry(state))
