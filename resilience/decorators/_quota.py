@@ -20,7 +20,8 @@ def check_limit(check: Settings, limit: Any) -> None:
             f"{check.decorator}: limit={limit!r} needs the library limits: pip install 'serverless-resilience[limits]'"
         ) from error
     try:
-        if not isinstance(limit, str) or len(limits.parse_many(limit)) != 1:
+        # None at all would be waited for without an end.
+        if not isinstance(limit, str) or [item.amount > 0 for item in limits.parse_many(limit)] != [True]:
             raise ValueError(limit)
     except ValueError as error:
         raise check.wrong("limit", limit, 'a quota such as "60/minute" or "10 per second"') from error

@@ -85,7 +85,7 @@ def resilient(*decorators: Any, **settings: Any) -> Any:
 
     Raises `ConfigurationError` at once for a wrong setting.
     """
-    if len(decorators) == 1 and not settings and not _is_decorator(decorators[0]):
+    if len(decorators) == 1 and not settings and callable(decorators[0]) and not _is_decorator(decorators[0]):
         return resilient()(decorators[0])
     if decorators:
         if settings:
@@ -97,9 +97,20 @@ def resilient(*decorators: Any, **settings: Any) -> Any:
                 raise ConfigurationError(f"resilient: {each!r} is not a decorator")
         return Resilient(decorators)
     own: dict[str, dict[str, Any] | None] = {name: {} for name in _ORDER}
-    for setting, value in settings.items():
-        _place(own, setting, value)
-    return Resilient(_ORDER[name](**given) for name, given in own.items() if given is not None)
+    # Whole decorators first, so that it does not matter in which order they are written.
+    for setting in sorted(settings, key=lambda s: s not in _ORDER):
+        _place(own, setting, settings[setting])
+    return Resilient(_made(name, given) for name, given in own.items() if given is not None)
+
+
+def _made(name: str, given: dict[str, Any]) -> Callable[[Any], Any]:
+    decorator = _ORDER[name]
+    known = decorator.__kwdefaults__ or {}
+    unknown = sorted(given.keys() - known.keys())
+    if unknown:
+        raise ConfigurationError(f"resilient: {name}={given!r} has {unknown}, but its settings are {', '.join(known)}")
+    made: Callable[[Any], Any] = decorator(**given)
+    return made
 
 
 def _place(own: dict[str, dict[str, Any] | None], setting: str, value: Any) -> None:
@@ -107,7 +118,7 @@ def _place(own: dict[str, dict[str, Any] | None], setting: str, value: Any) -> N
         if value is False:
             own[setting] = None
         elif isinstance(value, dict):
-            own[setting] = {**value, **(own[setting] or {})}
+            own[setting] = dict(value)
         elif value is not True:
             raise ConfigurationError(f"resilient: {setting}={value!r} is not True, False or a dict of its settings")
         return
