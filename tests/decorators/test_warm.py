@@ -32,6 +32,14 @@ def own_pool(api: FaultyAPI, **settings: Any) -> Any:
 
 
 @pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyAPI]:
+    """One for each test: a handshake's server side may end after the test that it belongs to."""
+    with FaultyAPI(seed=1, require_key=False) as api:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", api.ca_file)
+        yield api
+
+
+@pytest.fixture
 def heard() -> Iterator[list[Any]]:
     found: list[Any] = []
     stop = events.listen(found.append, events.WarmedUp)
