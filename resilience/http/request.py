@@ -278,8 +278,8 @@ class RequestPath:
 
 
 def _copy(prepared: Any, kind: type[Any]) -> Any:
-    """A prepared request of its own, its headers of that `kind`. `PreparedRequest.copy` would copy the cookie jar, too, at ten times the
-    cost; the header that came of it is in the headers already."""
+    """A prepared request of its own, its headers of that `kind`. `PreparedRequest.copy` would copy the cookie jar, too,
+    at ten times the cost; the header that came of it is in the headers already."""
     made = type(prepared)()
     made.__dict__.update(prepared.__dict__)
     made.headers = kind(prepared.headers)

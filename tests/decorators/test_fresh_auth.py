@@ -128,11 +128,14 @@ def test_a_variable_that_changes_while_the_request_is_under_way_is_sent_again(
             session.hooks["response"].append(lambda r, **_: answers.append(r.status_code))
             return session.get(api.base_url + "/models").status_code
 
+    def rotate() -> None:
+        until(lambda: api.count() == 1)
+        monkeypatch.setenv("API_KEY", api.key)
+        api.recover()
+
     answers: list[int] = []
-    api.script([Fault.stall_before_headers(0.1)])
-    rotation = threading.Thread(
-        target=lambda: (until(lambda: api.count() == 1), monkeypatch.setenv("API_KEY", api.key))
-    )
+    api.outage("hang")
+    rotation = threading.Thread(target=rotate)
     rotation.start()
     assert handler() == 200
     rotation.join()
@@ -627,9 +630,7 @@ def overheard(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], str]]:
     for logger in loggers:
         logger.setLevel(1)
     caplog.set_level(1)
-    yield lambda: "\n".join(
-        [caplog.text, *map(str, caplog.records), *(repr(r.__dict__) for r in caplog.records), *map(repr, heard)]
-    )
+    yield lambda: "\n".join([caplog.text, *(repr(vars(record)) for record in caplog.records), *map(repr, heard)])
     stop()
     for logger, level in zip(loggers, before, strict=True):
         logger.setLevel(level)
@@ -726,9 +727,11 @@ def test_nobody_sees_it_where_the_provider_fails(api: FaultyAPI, overheard: Call
 @pytest.mark.xfail(strict=True, reason="pickle finds no class that errors.also has made")
 def test_its_errors_can_be_pickled(api: FaultyAPI, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock) -> None:
     monkeypatch.delenv("API_KEY", raising=False)
-    late = fresh_auth(provider=lambda: api.key)(
-        lambda: (fake_clock.advance(9.0), requests.get(api.base_url + "/models"))
-    )
+
+    def late() -> None:
+        fake_clock.advance(9.0)
+        requests.get(api.base_url + "/models")
+
     failing = [
         pooled(base_url=api.base_url)(fresh_auth(env="API_KEY")(models(api))),
         pooled(base_url=api.base_url)(retry_ratelimit(deadline=5.0)(late)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
@@ -267,10 +268,13 @@ def test_no_attempt_starts_after_the_deadline(api: FaultyAPI, pool: Any) -> None
         api.script([Fault.status(503)] * 1000)
         started.append(time.monotonic())
 
+    def call() -> None:
+        # The last attempt may have had the time for an answer, or not.
+        with contextlib.suppress(requests.Timeout):
+            assert handler() == 503
+
     started: list[float] = []
-    answers: list[int] = []
-    assert outlives_its_limit(lambda: answers.append(handler()), begin) <= LATE
-    assert set(answers) == {503}
+    assert outlives_its_limit(call, begin) <= LATE
     assert api.count() > 3
     assert api.requests[-1].t <= started[-1] + LIMIT + LATE
 
