@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-__all__ = ["NO_CONTEXT", "Kind", "kind_of", "name_of", "parameter_position"]
+__all__ = ["NO_CONTEXT", "Kind", "kind_of", "name_of", "named", "parameter_position"]
 
 # The flags of a code object, as `inspect` names them.
 _CO_GENERATOR, _CO_COROUTINE, _CO_ITERABLE_COROUTINE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
@@ -49,12 +49,16 @@ def kind_of(fn: Callable[..., Any]) -> Kind:
     return Kind.FUNCTION
 
 
-def name_of(fn: Any) -> str:
-    """The qualified name that breakers and logs call it by."""
+def named(fn: Any) -> Any:
+    """What has the name: the function itself, that of a partial, or the class of a callable object."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    if not hasattr(fn, "__qualname__"):
-        fn = type(fn)
+    return fn if hasattr(fn, "__qualname__") else type(fn)
+
+
+def name_of(fn: Any) -> str:
+    """The qualified name that breakers and logs call it by."""
+    fn = named(fn)
     return f"{getattr(fn, '__module__', None) or '?'}.{fn.__qualname__}"
 
 

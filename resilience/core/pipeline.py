@@ -12,7 +12,7 @@ from resilience.core import events
 from resilience.core.call import COLD, CURRENT, EXCLUSIVE, PLAIN, Call
 from resilience.core.clock import CLOCK
 from resilience.core.errors import ConfigurationError, DeadlineExceeded
-from resilience.core.kinds import Kind, kind_of, name_of, parameter_position
+from resilience.core.kinds import Kind, kind_of, name_of, named, parameter_position
 from resilience.core.outcome import OK, of_error, of_result
 from resilience.core.policy import Plan, Policy
 
@@ -336,7 +336,9 @@ def decorate(fn: Any, policy: Policy, platform: ModuleType) -> Any:
     if isinstance(fn, type) or not callable(fn):
         raise ConfigurationError(f"@{policy.kind} wraps a function, a method or a callable object, not {fn!r}")
     within = getattr(fn, "resilience", None)
-    if isinstance(within, Pipeline) and getattr(fn, "__wrapped__", None) is within.fn:
+    # A bound method shows the attributes of its function, and must not lose its `self`.
+    bare = getattr(fn, "__self__", None) is None
+    if bare and isinstance(within, Pipeline) and getattr(fn, "__wrapped__", None) is within.fn:
         pipeline = Pipeline(within.fn, (policy, *within.policies), platform)
     else:
         pipeline = Pipeline(fn, (policy,), platform)
@@ -354,9 +356,9 @@ def _dress(wrapper: Any, pipeline: Pipeline) -> None:
     functools.update_wrapper(wrapper, fn)
     if not hasattr(fn, "__qualname__"):
         # A partial or a callable object: named after what it runs, so that logs can tell.
-        module, _, qualname = pipeline.name.partition(".") if "." not in pipeline.name else _split(pipeline.name)
-        wrapper.__name__, wrapper.__qualname__ = qualname.rpartition(".")[2], qualname
-        wrapper.__module__ = module
+        runs = named(fn)
+        wrapper.__name__, wrapper.__qualname__ = runs.__name__, runs.__qualname__
+        wrapper.__module__, wrapper.__doc__ = runs.__module__, runs.__doc__
     wrapper.__wrapped__ = fn
     wrapper.resilience = pipeline
     if pipeline.session_position is not None:
@@ -367,8 +369,3 @@ def _dress(wrapper: Any, pipeline: Pipeline) -> None:
         wrapper.__signature__ = signature.replace(
             parameters=[p for p in signature.parameters.values() if p.name != "session"]
         )
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    module, _, rest = name.partition(".")
-    return module, ".", rest

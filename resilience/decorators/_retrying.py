@@ -48,6 +48,9 @@ class _Shared(NamedTuple):
     quota: Quota | None
 
 
+_NOTHING = (None, None, OK)
+
+
 class _Story:
     """One unit's retries. What changes: by the one thread or task that runs it."""
 
@@ -57,8 +60,8 @@ class _Story:
         #: When the first attempt began, which only a strategy of the user's asks.
         self.started = started
         self.waited = 0.0
-        #: The last real end: result, error, outcome.
-        self.last: tuple[Any, BaseException | None, Outcome] = (None, None, OK)
+        #: The last real end (result, error, outcome), while another attempt follows.
+        self.last: tuple[Any, BaseException | None, Outcome] = _NOTHING
 
 
 class RetryGuard:
@@ -220,6 +223,8 @@ class RetryGuard:
         story.last = (unit.result, unit.error, outcome)
         wait = self._decide(unit, shared, story)
         if isinstance(wait, str):
+            # The error's traceback leads to the frame that holds the story: each would keep the other alive.
+            story.last = _NOTHING
             if wait:
                 self._give_up(unit, story, wait)
             return None
@@ -335,6 +340,7 @@ def _again(unit: Guarded) -> None:
 
 def _restore(unit: Guarded, story: _Story) -> None:
     unit.result, unit.error, unit.outcome = story.last
+    story.last = _NOTHING
 
 
 def _as_rate_limited(error: Exception, dependency: str, retry_after: float | None, why: str) -> Exception:

@@ -65,10 +65,9 @@ class Resilient:
             """What the pipeline is built around; never called."""
 
         pipeline = self(session).resilience  # type: ignore[attr-defined]
-        try:
-            return pipeline.session
-        except LookupError as error:
-            raise ConfigurationError("resilient(...).session() needs pooled among its decorators") from error
+        if pipeline.planned().pool is None:
+            raise ConfigurationError("resilient(...).session() needs pooled among its decorators")
+        return pipeline.session
 
 
 @overload
