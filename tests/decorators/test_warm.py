@@ -31,6 +31,13 @@ def own_pool(api: FaultyAPI, **settings: Any) -> Any:
     return pooled(base_url=api.base_url, maxsize=next(_different), **settings)
 
 
+@pytest.fixture(autouse=True)
+def _no_warming_up_outlives_its_test() -> Iterator[None]:
+    """Else another test's listeners would hear of its end."""
+    yield
+    assert until(lambda: not any(t.name == "resilience-warm" for t in threading.enumerate()))
+
+
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyAPI]:
     """One for each test: a handshake's server side may end after the test that it belongs to."""
