@@ -48,12 +48,25 @@ class BreakerPolicy(Policy):
             return BreakerGuard(self, self.name)
         if not guards and self.rescue is None:
             return None
-        return BreakerGuard(self, self._call_name(pipeline), guards=guards, rescue=self.rescue)
+        return BreakerGuard(self._of_calls(pipeline), self._call_name(pipeline), guards=guards, rescue=self.rescue)
+
+    def _of_calls(self, pipeline: Pipeline) -> BreakerPolicy:
+        """With a pool, a storage or breaker of the user's is that of what requests go to: a call that went well after a
+        request that did not would set its failures back."""
+        s = self.settings
+        if self._is_pooled(pipeline) and (s.storage is not None or s.cb is not None):
+            settings = s._replace(storage=None, cb=None)
+            own = BreakerPolicy(settings, name=self.name, scope=self.scope, counts=self.counts, rescue=None)
+            own.known = self.known
+            return own
+        return self
 
     def _call_name(self, pipeline: Pipeline) -> str | None:
         """With a pool, the name is that of what requests go to; the call has a breaker of its own."""
-        pooled = self.scope == "auto" and any(p.kind == "pooled" for p in pipeline.policies)
-        return None if pooled else self.name
+        return None if self._is_pooled(pipeline) else self.name
+
+    def _is_pooled(self, pipeline: Pipeline) -> bool:
+        return self.scope == "auto" and any(p.kind == "pooled" for p in pipeline.policies)
 
     def breaker(self, dependency: str) -> Breaker:
         """The breaker of a dependency, made when it is first asked for."""

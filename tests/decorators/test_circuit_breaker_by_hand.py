@@ -251,6 +251,29 @@ def test_a_hand_on_the_users_breaker_is_followed() -> None:
     assert call() == "answer"
 
 
+@pytest.mark.parametrize("brought", ["store", "breaker"])
+def test_with_a_pool_it_is_the_circuit_of_the_requests_and_not_of_the_call(api: FaultyAPI, brought: str) -> None:
+    theirs: dict[str, Any] = {
+        "store": pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED),
+        "breaker": pybreaker.CircuitBreaker(fail_max=2),
+    }
+    bodies = []
+
+    @pooled(base_url=api.base_url)
+    @circuit_breaker(fail_max=2, **{brought: theirs[brought]})
+    def handler() -> str:
+        bodies.append(None)
+        try:
+            return str(requests.get(api.url + "/health").status_code)
+        except requests.ConnectionError:
+            return "degraded"
+
+    api.script([Fault.status(503)] * 2)
+    # The handler goes well each time, which says nothing of what it asked.
+    assert [handler() for _ in range(3)] == ["503", "503", "degraded"]
+    assert (len(bodies), api.count()) == (3, 2)
+
+
 # ---- by hand
 
 
