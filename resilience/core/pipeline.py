@@ -240,12 +240,23 @@ class Pipeline:
         except ConfigurationError as error:
             warmup.failed("settings", error)
             return
-        place = {"attempt": 0, "first": 1, "guard": 2}
-        for policy in sorted(self.policies, key=lambda p: place[p.acts]):
-            try:
-                policy.warm_up(warmup, self)
-            except Exception as error:
-                warmup.failed(policy.kind, error)
+        # A connection and a credential wait for nothing of each other, and the rest needs both.
+        attempts = [p for p in self.policies if p.acts == "attempt"]
+        threads = [_beside(self._warm_one, policy, warmup) for policy in attempts[:-1]]
+        for policy in attempts[-1:]:
+            self._warm_one(policy, warmup)
+        for thread in filter(None, threads):
+            thread.join(max(warmup.deadline - CLOCK.monotonic(), 0.0))
+        for acts in ("first", "guard"):
+            for policy in self.policies:
+                if policy.acts == acts:
+                    self._warm_one(policy, warmup)
+
+    def _warm_one(self, policy: Any, warmup: Any) -> None:
+        try:
+            policy.warm_up(warmup, self)
+        except Exception as error:
+            warmup.failed(policy.kind, error)
 
     def __iter__(self) -> Iterator[Policy]:
         """The policies in the order in which they act."""
@@ -258,6 +269,17 @@ class Pipeline:
             described = policy.describe()
             lines.append(f"  {policy.kind}" + (f": {described}" if described else ""))
         return "\n".join(lines)
+
+
+def _beside(fn: Callable[..., None], *args: Any) -> threading.Thread | None:
+    """A thread that runs `fn`; None where none can be started, and it was run here."""
+    thread = threading.Thread(target=fn, args=args, name="resilience-warm", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        fn(*args)
+        return None
+    return thread
 
 
 def _judged_whole(pipeline: Pipeline) -> bool:

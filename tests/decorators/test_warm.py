@@ -286,6 +286,21 @@ def test_a_hanging_provider_is_left_alone_at_the_timeout(hanging: Any) -> None:
     assert set(answer["errors"]) <= {"not done within 0.05 s", "fresh_auth: DeadlineExceeded"}
 
 
+@pytest.mark.parametrize("pool_first", [True, False])
+def test_a_hanging_provider_keeps_no_connection_from_being_opened(
+    pool_first: bool, api: FaultyAPI, hanging: Any
+) -> None:
+    def handler(event: Any, context: Any) -> None: ...
+
+    decorated: Any = handler
+    both = [own_pool(api), fresh_auth(provider=hanging)]
+    for decorator in both if pool_first else reversed(both):
+        decorated = decorator(decorated)
+    decorated = warm(timeout=1)(decorated)
+
+    assert decorated(PING, LambdaContext())["connections"] == 1
+
+
 def test_a_ping_ends_by_the_platforms_deadline_too(hanging: Any) -> None:
     @warm(timeout=60, probe=hanging)
     def handler(event: Any, context: Any) -> None: ...
