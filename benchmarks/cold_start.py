@@ -52,7 +52,7 @@ def run(quick: bool) -> list[Figure]:
     slower = _slower()
     distances = [*WHOLE, *(rtt * slower for rtt in WHOLE)] if slower > 1.1 else list(WHOLE)
     with serving(*distances) as server, child_environment(REQUESTS_CA_BUNDLE=server.ca_file) as environment:
-        rounds = 5 if quick else 15
+        rounds = 5 if quick else 25
         best = {rtt: _measure(server, rtt, environment, rounds) for rtt in distances}
     figures = []
     for rtt, limit in WHOLE.items():

@@ -294,6 +294,7 @@ def _heart() -> Any:
 
 def _load_what_failures_need() -> None:
     """On a ping's time: what the first failure would have to import (tenacity, pybreaker)."""
+    from resilience.core import _failure  # noqa: F401
     from resilience.decorators import _strategies  # noqa: F401
     from resilience.state import _pybreaker  # noqa: F401
 
