@@ -93,11 +93,27 @@ _made: dict[tuple[type, ...], type] = {}
 
 def also(error: type[Any], *others: type[BaseException]) -> type[Any]:
     """`error` as a class that an `except` of any of `others` catches too; its name stays that of `error`."""
-    wanted = (error, *(o for o in others if not issubclass(error, o)))
-    if len(wanted) == 1:
+    if all(issubclass(error, other) for other in others):
         return error
+    # One that was made here is taken apart again: pickle must find each part by its name.
+    parts = error.__bases__ if error in _made.values() else (error,)
+    wanted = (*parts, *(o for o in others if not issubclass(error, o)))
     made = _made.get(wanted)
     if made is None:
+        its = {"__module__": error.__module__, "__doc__": error.__doc__, "__reduce__": _reduced}
         # Two threads may both make one; either serves, and the last stays.
-        made = _made[wanted] = type(error.__name__, wanted, {"__module__": error.__module__, "__doc__": error.__doc__})
+        made = _made[wanted] = type(error.__name__, wanted, its)
     return made
+
+
+def _reduced(self: BaseException) -> tuple[Any, ...]:
+    """For pickle, which can't find a class that was made here: what it was made of."""
+    return _made_again, (type(self).__bases__, self.args, vars(self))
+
+
+def _made_again(kinds: tuple[type[Any], ...], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    kind = also(*kinds)
+    error: BaseException = (OSError if issubclass(kind, OSError) else BaseException).__new__(kind)
+    error.args = args
+    vars(error).update(state)
+    return error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
-from resilience.core.call import Guarded
+from resilience.core.call import Call, Guarded
 from resilience.core.clock import CLOCK
-from resilience.core.errors import CircuitOpen
+from resilience.core.errors import CircuitOpen, ResilienceError
 from resilience.core.outcome import OK, Meaning, Outcome, of_error
 from resilience.core.policy import AsyncProceed, Proceed
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from resilience.state.breaker import Breaker
 
 __all__ = ["NOTHING", "BreakerGuard"]
+
+_log = logging.getLogger("resilience")
 
 
 class _Nothing:
@@ -68,7 +71,6 @@ class BreakerGuard:
                 breaker.success(permit)
             else:
                 settle(unit, breaker, permit, started)
-            return
 
         return guarded
 
@@ -92,7 +94,6 @@ class BreakerGuard:
                 breaker.success(permit)
             else:
                 settle(unit, breaker, permit, started)
-            return
 
         return guarded
 
@@ -134,20 +135,33 @@ class BreakerGuard:
 
     def _verdict(self, unit: Guarded, outcome: Outcome, error: BaseException | None) -> bool | None:
         """True: a success; False: a failure; None: says nothing."""
-        if outcome.guarded or outcome.meaning is Meaning.CANCELLED:
+        if outcome.meaning is Meaning.CANCELLED or self._is_settled(outcome, error):
             return None
-        counts = self._policy.counts
-        if counts is not None:
-            if isinstance(counts, tuple):
-                fails = isinstance(error, counts)
-            else:
-                fails = bool(counts(unit.result if error is None else error))
-            return False if fails else (True if outcome.meaning is Meaning.OK else None)
+        # What became of requests that were judged one by one is no news to a predicate.
+        judged = isinstance(unit, Call) and unit.guarded and self._policy.scope != "call"
+        if self._policy.counts is not None and not judged:
+            try:
+                return self._by_counts(unit, outcome, error)
+            except Exception:
+                _log.exception("circuit_breaker: counts=%r failed; the outcome table decides", self._policy.counts)
         if outcome.meaning is Meaning.OK:
             return True
         if outcome.failure or (outcome.meaning is Meaning.UNKNOWN and unit.unknown_fails):
             return False
         return None
+
+    def _is_settled(self, outcome: Outcome, error: BaseException | None) -> bool:
+        """Whether this end was counted where it happened."""
+        return outcome.guarded and (self._policy.scope != "call" or isinstance(error, ResilienceError))
+
+    def _by_counts(self, unit: Guarded, outcome: Outcome, error: BaseException | None) -> bool | None:
+        counts = self._policy.counts
+        if isinstance(counts, tuple):
+            fails = isinstance(error, counts)
+        else:
+            assert counts is not None
+            fails = bool(counts(unit.result if error is None else error))
+        return False if fails else (True if outcome.meaning is Meaning.OK else None)
 
 
 #: All rejections mean the same, so it is worked out once.

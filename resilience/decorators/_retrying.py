@@ -114,8 +114,11 @@ class RetryGuard:
             while (wait := self._after(unit, shared, story)) is not None:
                 unit.discard()
                 CLOCK.sleep(wait)
+                if _is_late(unit, 0.0):
+                    self._turned_away(unit, story, "deadline")
+                    return
                 if not self._wait_turn(unit, shared):
-                    self._turned_away(unit, story)
+                    self._turned_away(unit, story, "hint")
                     return
                 _again(unit)
                 proceed(unit)
@@ -146,8 +149,11 @@ class RetryGuard:
             while (wait := self._after(unit, shared, story)) is not None:
                 unit.discard()
                 await CLOCK.sleep_async(wait)
+                if _is_late(unit, 0.0):
+                    self._turned_away(unit, story, "deadline")
+                    return
                 if not await self._wait_turn_async(unit, shared):
-                    self._turned_away(unit, story)
+                    self._turned_away(unit, story, "hint")
                     return
                 _again(unit)
                 await proceed(unit)
@@ -187,10 +193,10 @@ class RetryGuard:
         unit.outcome = of_error(unit.error)
         return -1.0
 
-    def _turned_away(self, unit: Guarded, story: _Story) -> None:
-        """Another's hint came while we waited: the last real end is what the caller gets."""
+    def _turned_away(self, unit: Guarded, story: _Story, why: str) -> None:
+        """The sleep was long, or another's hint came meanwhile: the last real end is what the caller gets."""
         _restore(unit, story)
-        self._give_up(unit, story, "hint")
+        self._give_up(unit, story, why)
 
     # ---- the decision
 

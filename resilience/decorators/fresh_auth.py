@@ -206,7 +206,7 @@ def _rule(hosts: Any) -> Any:
         return None
     from resilience.http.hosts import HostRule
 
-    return HostRule.parse(hosts)
+    return HostRule.parse(hosts, "fresh_auth: hosts")
 
 
 def _source(env: str | None, provider: Any, ttl: float) -> Any:

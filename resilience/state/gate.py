@@ -48,7 +48,20 @@ class RateGate:
     def delay(self) -> float:
         """Seconds until the hint is over; 0.0 when it is. Takes no slot."""
         until = self.closed_until
-        return 0.0 if until is None else max(_left(until), 0.0)
+        if until is None:
+            return 0.0
+        left = _left(until)
+        if left > 0:
+            return left
+        self._open()
+        return 0.0
+
+    def _open(self) -> None:
+        """The hint is over and nobody queues: the next caller need not look at a clock."""
+        with self._lock:
+            until, last = self.closed_until, self._next
+            if until is not None and _left(until) <= 0 and (last is None or _left(last) <= 0):
+                self.closed_until = self._next = None
 
     def reserve(self) -> float:
         """Seconds until the caller may go: its own slot, never before the hint; 0.0: now."""

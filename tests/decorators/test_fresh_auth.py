@@ -693,7 +693,6 @@ def test_nobody_sees_it(
     assert "POST /v1/chat/completions" in seen[-1]
 
 
-@pytest.mark.xfail(strict=True, reason="DeadlineSocket.sendall has the head of the request in its frame as bytes")
 def test_nobody_sees_it_where_sending_fails(api: FaultyAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     # The connection ends while the head of the request is being written.
     handler = pooled(base_url=api.base_url)(fresh_auth(provider=lambda: api.key)(models(api)))
@@ -724,7 +723,6 @@ def test_nobody_sees_it_where_the_provider_fails(api: FaultyAPI, overheard: Call
     assert secret not in overheard()
 
 
-@pytest.mark.xfail(strict=True, reason="pickle finds no class that errors.also has made")
 def test_its_errors_can_be_pickled(api: FaultyAPI, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock) -> None:
     monkeypatch.delenv("API_KEY", raising=False)
 
