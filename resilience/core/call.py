@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from resilience.core.clock import CLOCK
 from resilience.core.errors import ResilienceError
@@ -19,18 +19,31 @@ R = TypeVar("R")
 __all__ = ["COLD", "CURRENT", "EXCLUSIVE", "PLAIN", "Call", "Guarded", "Invocation", "bind", "current", "find"]
 
 
-class Invocation(NamedTuple):
-    """What the platform handed us."""
+class Invocation:
+    """What the platform handed us. Immutable.
 
-    #: "plain" for a function that nobody but Python calls.
-    platform: str = "plain"
-    request_id: str | None = None
-    #: By the monotonic clock, in seconds, with the platform's reserve taken off; None: no limit.
-    deadline: float | None = None
-    event: Any = None
-    context: Any = None
-    #: The platform runs one invocation at a time in a process, so a thread's request can only belong to it.
-    exclusive: bool = False
+    platform: "plain" for a function that nobody but Python calls.
+    deadline: by the monotonic clock, in seconds, with the platform's reserve taken off; None: no limit.
+    exclusive: the platform runs one invocation at a time in a process, so a thread's request can only belong to it.
+    """
+
+    __slots__ = ("context", "deadline", "event", "exclusive", "platform", "request_id")
+
+    def __init__(
+        self,
+        platform: str = "plain",
+        request_id: str | None = None,
+        deadline: float | None = None,
+        event: Any = None,
+        context: Any = None,
+        exclusive: bool = False,
+    ) -> None:
+        self.platform = platform
+        self.request_id = request_id
+        self.deadline = deadline
+        self.event = event
+        self.context = context
+        self.exclusive = exclusive
 
 
 PLAIN = Invocation()

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from resilience.core.outcome import Outcome
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from resilience.core.pipeline import Pipeline
 
-__all__ = ["AsyncProceed", "Guard", "Level", "Plan", "Policy", "Proceed", "Scope", "WarmUp"]
+    class Guard(Protocol):
+        """What stands around an attempt; built once a pipeline, used by every thread."""
+
+        def bind(self, proceed: Proceed) -> Proceed:
+            """`proceed` with this guard around it."""
+
+        def bind_async(self, proceed: AsyncProceed) -> AsyncProceed:
+            """The same for `async def`."""
+
+
+__all__ = ["AsyncProceed", "Level", "Plan", "Policy", "Proceed", "Scope", "WarmUp"]
 
 #: Runs one attempt: sets `result`, `error` and `outcome` of what it is given.
 Proceed = Callable[[Any], None]
 AsyncProceed = Callable[[Any], Awaitable[None]]
 Level = Literal["call", "request"]
 Scope = Literal["auto", "call", "request"]
-
-
-class Guard(Protocol):
-    """What stands around an attempt; built once a pipeline, used by every thread."""
-
-    def bind(self, proceed: Proceed) -> Proceed:
-        """`proceed` with this guard around it."""
-
-    def bind_async(self, proceed: AsyncProceed) -> AsyncProceed:
-        """The same for `async def`."""
 
 
 class WarmUp:

@@ -40,12 +40,15 @@ class GivenUp(NamedTuple):
     retry_after: float | None
 
 
-class _Shared(NamedTuple):
-    """What the callers of one dependency share."""
+class _Shared:
+    """What the callers of one dependency share. Immutable."""
 
-    gate: RateGate
-    budget: RetryBudget | None
-    quota: Quota | None
+    __slots__ = ("budget", "gate", "quota")
+
+    def __init__(self, gate: RateGate, budget: RetryBudget | None, quota: Quota | None) -> None:
+        self.gate = gate
+        self.budget = budget
+        self.quota = quota
 
 
 _NOTHING = (None, None, OK)
