@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from resilience.decorators.warm import warm
     from resilience.http.credential import Credential
     from resilience.http.prewarm import prewarm
-    from resilience.http.providers import file, oauth2_client_credentials, secrets_manager, ssm_parameter
+    from resilience.http.provider_aws import secrets_manager, ssm_parameter
+    from resilience.http.provider_file import file
+    from resilience.http.provider_oauth import oauth2_client_credentials
 
 __all__ = [
     "Call",
@@ -73,16 +75,16 @@ _HOMES = {
     "bind": "core.call",
     "circuit_breaker": "decorators.circuit_breaker",
     "current": "core.call",
-    "file": "http.providers",
+    "file": "http.provider_file",
     "fresh_auth": "decorators.fresh_auth",
     "listen": "core.events",
-    "oauth2_client_credentials": "http.providers",
+    "oauth2_client_credentials": "http.provider_oauth",
     "pooled": "decorators.pooled",
     "prewarm": "http.prewarm",
     "resilient": "decorators.resilient",
     "retry_ratelimit": "decorators.retry_ratelimit",
-    "secrets_manager": "http.providers",
-    "ssm_parameter": "http.providers",
+    "secrets_manager": "http.provider_aws",
+    "ssm_parameter": "http.provider_aws",
     "warm": "decorators.warm",
 }
 

@@ -13,7 +13,7 @@ from resilience.testing import Fault
 
 __all__ = ["FAULTS", "SCENES", "STEPS", "Course", "Tick"]
 
-COLD, WARM, THAWS, ROTATION, MIXED, LIMITED = 9, 30, 3, 10, 200, 16
+COLD, PINGED, WARM, THAWS, ROTATION, MIXED, LIMITED = 15, 3, 30, 3, 10, 200, 16
 #: The share of requests that meet a fault, and what may be met, with weights: a busy API's day.
 PROBABILITY = 0.15
 FAULTS: dict[Fault, float] = {
@@ -43,6 +43,8 @@ class Course:
     """What one variant went through. What changes: each scene adds its own; by one thread at a time."""
 
     cold: list[Sample] = field(default_factory=list)
+    #: The first request of a user to a sandbox that a ping has started.
+    pinged: list[Sample] = field(default_factory=list)
     warm: list[Sample] = field(default_factory=list)
     thaw: list[Sample] = field(default_factory=list)
     rotation: list[Sample] = field(default_factory=list)
@@ -70,6 +72,16 @@ def cold(pair: Pair, tick: Tick) -> None:
                 raise RuntimeError(f"{variant.name}: {sample.error}\n{variant.runtime.logs}")
             if number:
                 course.cold.append(sample)
+        tick()
+
+
+def pinged(pair: Pair, tick: Tick) -> None:
+    """A scheduled ping starts a new process; then comes the first request of a user."""
+    for _ in range(PINGED):
+        for variant, course in pair:
+            variant.runtime.recycle()
+            variant.ping()
+            course.pinged.append(variant.ask())
         tick()
 
 
@@ -173,6 +185,7 @@ def _side_by_side(scene: Callable[[Variant, Course, Tick], None]) -> Callable[[P
 #: What is said of each scene while it runs, and the scene.
 SCENES: dict[str, Callable[[Pair, Tick], None]] = {
     "cold starts": cold,
+    "pings to new processes": pinged,
     "warm requests": warm,
     "freeze and thaw": thaw,
     "a key rotated": rotation,
@@ -181,4 +194,4 @@ SCENES: dict[str, Callable[[Pair, Tick], None]] = {
     "an outage": _side_by_side(outage),
 }
 #: Ticks of each, for a progress bar; those of the outage can't be known.
-STEPS = dict(zip(SCENES, (COLD + 1, WARM, THAWS, 2 * ROTATION, 2 * MIXED, 2 * LIMITED, None), strict=True))
+STEPS = dict(zip(SCENES, (COLD + 1, PINGED, WARM, THAWS, 2 * ROTATION, 2 * MIXED, 2 * LIMITED, None), strict=True))

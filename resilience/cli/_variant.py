@@ -101,8 +101,7 @@ def _environment(folder: Path, url: str, key_file: Path, bundle: Path) -> dict[s
         # A proxy of this machine's has no part in it.
         "NO_PROXY": "localhost,127.0.0.1",
         "no_proxy": "localhost,127.0.0.1",
-        # Both have all of their byte code, wherever they are installed and whatever this machine says of writing it.
-        "PYTHONPYCACHEPREFIX": str(folder / "pyc"),
+        # Both have all of their byte code, whatever this machine says of writing it: the first start makes it.
         "PYTHONDONTWRITEBYTECODE": "",
     }
 

@@ -19,7 +19,7 @@ from resilience.cli._report import Prices, Row, claims, rows
 from resilience.cli._scenes import Course
 from resilience.cli._variant import Sample
 
-ROWS = 11
+ROWS = 12
 
 
 def sample(ok: bool = True, ms: float = 100.0) -> Sample:
@@ -29,7 +29,7 @@ def sample(ok: bool = True, ms: float = 100.0) -> Sample:
 def course(ms: float, failed: int = 0, recovery: float | None = 1.0) -> Course:
     """Ten invocations in each scene, the first `failed` of which failed."""
     samples = [sample(number >= failed, ms) for number in range(10)]
-    made = Course(*([samples] * 6), outage=[sample(False, ms)] * 10)
+    made = Course(*([samples] * 7), outage=[sample(False, ms)] * 10)
     made.upstream = {"mixed": 10, "limited": 10, "outage": 10}
     made.recovery = recovery
     return made
@@ -104,7 +104,8 @@ def test_no_recovery_at_all_is_the_longest_that_was_waited_for() -> None:
 
 def test_a_claim_tells_ratio_and_level_apart() -> None:
     cold, warm, errors, cost = claims(rows(course(200.0, failed=2), course(100.0), PRICES))
-    assert (cold.ratio_seen, cold.level_seen) == (False, True)
+    # 100 ms after a ping, where a naive cold start takes 200.
+    assert (cold.ratio, cold.ratio_seen, cold.level_seen) == (0.5, False, True)
     assert (warm.ratio_seen, warm.level_seen) == (False, True)
     assert (errors.ratio_seen, errors.level_seen) == (True, True)
     assert cost.level_seen is None

@@ -14,10 +14,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from resilience import file, oauth2_client_credentials, secrets_manager, ssm_parameter
 from resilience.core.clock import CLOCK
 from resilience.core.errors import ConfigurationError, CredentialUnavailable
 from resilience.http.auth import Credential, CredentialSource
-from resilience.http.providers import file, oauth2_client_credentials, secrets_manager, ssm_parameter
 
 SECRET = "sk-Zq3xV9-do-not-show"
 CLIENT_SECRET = "cs/9+w:do not show"

@@ -1,7 +1,7 @@
-"""Providers of credentials that come with the package.
+"""A credential kept in a file, as mounted secrets are.
 
-Each checks its settings when it is made and loads what it needs (boto3, requests) when it is first asked. Errors name
-the secret, never its value.
+As all providers that come with the package, it checks its settings when it is made; errors name the secret, never its
+value.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import stat
 from resilience.core.errors import CredentialUnavailable
 from resilience.core.settings import Settings
 from resilience.http.credential import Credential, Provider, problem_with
-from resilience.http.provider_aws import secrets_manager, ssm_parameter
-from resilience.http.provider_oauth import oauth2_client_credentials
 
-__all__ = ["file", "oauth2_client_credentials", "secrets_manager", "ssm_parameter"]
+__all__ = ["file"]
 
 #: Bytes; no header is that long, and a wrong path may lead anywhere.
 _MOST = 65536
