@@ -56,7 +56,7 @@ def opening(pipeline: Pipeline) -> Callable[[Call], None]:
 
 def opening_async(pipeline: Pipeline) -> Callable[[Call], Any]:
     """The same for an async generator; its first item must come by the deadline."""
-    from resilience.core.pipeline import bounded
+    from resilience.core.wrappers import bounded
 
     fn = pipeline.fn
 

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from resilience import platforms
 from resilience.core.errors import ConfigurationError
-from resilience.core.pipeline import decorate
 from resilience.core.policy import Policy
 from resilience.core.settings import Settings
+from resilience.core.wrappers import decorate
 
 __all__ = ["F", "apply", "check_scope"]
 
