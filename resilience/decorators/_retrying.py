@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -116,12 +117,7 @@ class RetryGuard:
             story = _Story(started)
             while (wait := self._after(unit, shared, story)) is not None:
                 unit.discard()
-                CLOCK.sleep(wait)
-                if _is_late(unit, 0.0):
-                    self._turned_away(unit, story, "deadline")
-                    return
-                if not self._wait_turn(unit, shared):
-                    self._turned_away(unit, story, "hint")
+                if not self._pause(unit, shared, story, wait):
                     return
                 _again(unit)
                 proceed(unit)
@@ -151,17 +147,33 @@ class RetryGuard:
             story = _Story(started)
             while (wait := self._after(unit, shared, story)) is not None:
                 unit.discard()
-                await CLOCK.sleep_async(wait)
-                if _is_late(unit, 0.0):
-                    self._turned_away(unit, story, "deadline")
-                    return
-                if not await self._wait_turn_async(unit, shared):
-                    self._turned_away(unit, story, "hint")
+                if not await self._pause_async(unit, shared, story, wait):
                     return
                 _again(unit)
                 await proceed(unit)
 
         return retried
+
+    def _pause(self, unit: Guarded, shared: _Shared, story: _Story, wait: float) -> bool:
+        """Wait for the next attempt; False: there is none, and the unit holds what the caller gets."""
+        try:
+            CLOCK.sleep(wait)
+            if _is_late(unit, 0.0):
+                return self._turned_away(unit, story, "deadline")
+            return self._wait_turn(unit, shared) or self._turned_away(unit, story, "hint")
+        except BaseException:
+            _forget(unit, story)
+            raise
+
+    async def _pause_async(self, unit: Guarded, shared: _Shared, story: _Story, wait: float) -> bool:
+        try:
+            await CLOCK.sleep_async(wait)
+            if _is_late(unit, 0.0):
+                return self._turned_away(unit, story, "deadline")
+            return await self._wait_turn_async(unit, shared) or self._turned_away(unit, story, "hint")
+        except BaseException:
+            _forget(unit, story)
+            raise
 
     def _wait_turn(self, unit: Guarded, shared: _Shared) -> bool:
         """Wait until this dependency may be asked; False: that does not fit, and the unit says so."""
@@ -196,10 +208,11 @@ class RetryGuard:
         unit.outcome = of_error(unit.error)
         return -1.0
 
-    def _turned_away(self, unit: Guarded, story: _Story, why: str) -> None:
+    def _turned_away(self, unit: Guarded, story: _Story, why: str) -> bool:
         """The sleep was long, or another's hint came meanwhile: the last real end is what the caller gets."""
         _restore(unit, story)
         self._give_up(unit, story, why)
+        return False
 
     # ---- the decision
 
@@ -323,7 +336,11 @@ class RetryGuard:
             return
         if outcome.meaning is Meaning.RATE_LIMITED and why in ("hint", "deadline") and isinstance(error, Exception):
             unit.error = error = _as_rate_limited(error, dependency, outcome.retry_after, _WHY[why])
-        error.add_note(said)
+        try:
+            error.add_note(said)
+        except Exception:
+            # A frozen dataclass, or one that has put something else in the place of its notes.
+            _log.debug("a %s takes no note", type(error).__name__)
 
 
 _WHY = {
@@ -352,6 +369,12 @@ def _restore(unit: Guarded, story: _Story) -> None:
     story.last = _NOTHING
 
 
+def _forget(unit: Guarded, story: _Story) -> None:
+    """A wait was cancelled: an error holds the frames that hold it, and all of them would outlive the call."""
+    unit.error = None
+    story.last = _NOTHING
+
+
 def _as_rate_limited(error: Exception, dependency: str, retry_after: float | None, why: str) -> Exception:
     """The real error, as a `RateLimited` too; as it is, where its class does not allow that."""
     from resilience.core.errors import also
@@ -373,3 +396,13 @@ def forget_all() -> None:
     with _lock:
         for registry in (_gates, _budgets, _quotas):
             registry.clear()
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held it.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -569,3 +570,32 @@ def test_a_circuit_that_opens_meanwhile_does_not_hide_what_happened(api: FaultyA
     api.script([Fault.status(503), Fault.status(502, body="the news")])
     response = handler()
     assert (response.status_code, response.text, response.resilience.why) == (502, "the news", "circuit")
+
+
+# ---- errors that are set in their ways
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(ConnectionRefusedError):
+    """Refuses every attribute, a note's too."""
+
+    status_code: int | None = None
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Noted(ConnectionRefusedError):
+    """Has something else where its notes would be."""
+
+    __notes__ = "none"
+
+
+@pytest.mark.parametrize("error", [Frozen(), Frozen(429, {"Retry-After": "3600"}), Noted()])
+def test_an_error_that_takes_no_note_is_raised_as_it_is(clock: FakeClock, error: Exception) -> None:
+    @circuit_breaker
+    @retry_ratelimit
+    def call() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        call()
+    assert error in (raised.value, raised.value.__cause__)
