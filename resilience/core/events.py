@@ -7,6 +7,7 @@ that an event that nobody wants is not even made, nor its class loaded. No event
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,16 @@ Listener = Callable[[Any], object]
 #: What changes: replaced whole under `_lock`, so that a reader needs none.
 LISTENERS: tuple[tuple[Listener, tuple[type[Event], ...]], ...] = ()
 _lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held it.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def listen(fn: Listener, *types: type[Event]) -> Callable[[], None]:

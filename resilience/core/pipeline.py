@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -28,6 +29,8 @@ class Pipeline:
     compiled: tuple[Any, Any, Any] | None = None
     path: Any = None
     plan: Plan | None = None
+    #: Weakly, the function that stands for this pipeline; set once, when it is made.
+    wrapper: Any = None
 
     def __init__(self, fn: Callable[..., Any], policies: tuple[Policy, ...], platform: ModuleType) -> None:
         self.fn = fn
@@ -281,3 +284,13 @@ def _beside(fn: Callable[..., None], *args: Any) -> threading.Thread | None:
         fn(*args)
         return None
     return thread
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held it.
+    global _compiling
+    _compiling = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

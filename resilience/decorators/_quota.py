@@ -7,6 +7,7 @@ from typing import Any
 from resilience.core.clock import CLOCK
 from resilience.core.errors import ConfigurationError
 from resilience.core.settings import Settings
+from resilience.state._fork import renew_in_child
 
 __all__ = ["Quota", "check_limit"]
 
@@ -37,7 +38,9 @@ class Quota:
 
         self._item = limits.parse(limit)
         self._dependency = dependency
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._storage = MemoryStorage()
+        self._limiter = MovingWindowRateLimiter(self._storage)
+        renew_in_child(self)
 
     def take(self) -> float:
         """Seconds to wait before asking again; 0.0: one was taken."""
@@ -46,3 +49,7 @@ class Quota:
         stats = self._limiter.get_window_stats(self._item, self._dependency)
         # `limits` reckons by the wall clock.
         return max(stats.reset_time - CLOCK.wall(), 0.001)
+
+    def _renew(self) -> None:
+        # A thread of the parent may have held one; each is made anew when it is asked for.
+        getattr(self._storage, "locks", {}).clear()

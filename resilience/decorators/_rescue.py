@@ -13,6 +13,7 @@ from resilience.core.kinds import Kind, kind_of
 from resilience.core.outcome import OK, of_error
 from resilience.core.policy import AsyncProceed, Proceed
 from resilience.decorators._breaking import NOTHING
+from resilience.state._fork import renew_in_child
 
 if TYPE_CHECKING:
     from resilience.core.pipeline import Pipeline
@@ -34,6 +35,7 @@ class Rescue:
         self._stale = stale
         self._answers: Any = None
         self._lock = threading.Lock()
+        renew_in_child(self)
 
     def check(self, check: Settings, pipeline: Pipeline) -> None:
         """Raise `ConfigurationError` if the function is one that can't await its fallback."""
@@ -109,6 +111,12 @@ class Rescue:
             return False
         _answer(call, copy.deepcopy(kept[1]))
         return True
+
+    def _renew(self) -> None:
+        if self._lock.locked():
+            # A thread of the parent was half-way through a change.
+            self._answers = None
+        self._lock = threading.Lock()
 
 
 def _answer(call: Call, value: Any) -> None:

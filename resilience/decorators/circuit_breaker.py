@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, overload
@@ -333,3 +334,13 @@ def _check_numbers(given: dict[str, Any]) -> None:
     if given["max_reset_timeout"] < given["reset_timeout"]:
         allowed = f"at least reset_timeout={given['reset_timeout']!r}"
         raise _check.wrong("max_reset_timeout", given["max_reset_timeout"], allowed)
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held it.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

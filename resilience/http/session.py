@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +42,6 @@ class Pool:
         #: A session of the user's, handed to functions that name one.
         self.given_session = session
         self._adapter: PooledAdapter | None = None
-        self._lock = threading.Lock()
 
     @property
     def adapter(self) -> PooledAdapter:
@@ -49,7 +49,7 @@ class Pool:
         if self._adapter is None:
             from resilience.http.adapter import PooledAdapter
 
-            with self._lock:
+            with _lock:
                 if self._adapter is None:
                     s = self.settings
                     self._adapter = PooledAdapter(
@@ -101,6 +101,7 @@ def was_sent(attempt: Attempt) -> bool | None:
 
 #: By settings. What changes: one entry a set of settings, under `_lock`.
 _pools: dict[PoolSettings, Pool] = {}
+#: Held for a dictionary access, or to make an adapter.
 _lock = threading.Lock()
 
 
@@ -108,3 +109,13 @@ def pool_for(settings: PoolSettings) -> Pool:
     """The process's pool with these settings."""
     with _lock:
         return _pools.setdefault(settings, Pool(settings))
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held it.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -8,6 +8,7 @@ sees every attempt once.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from typing import Any
 
@@ -85,3 +86,13 @@ def _choke_point(adapter_class: Any, below: Any) -> Any:
 
     send._resilience_self = send  # type: ignore[attr-defined]
     return send
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held it.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
