@@ -42,7 +42,9 @@ def kind_of(fn: Callable[..., Any]) -> Kind:
     flags = 0 if code is None else code.co_flags
     if flags & _CO_ASYNC_GENERATOR:
         return Kind.ASYNC_GENERATOR
-    if flags & (_CO_COROUTINE | _CO_ITERABLE_COROUTINE) or getattr(fn, "_is_coroutine_marker", None) is not None:
+    # Among its own attributes: a Mock has every other.
+    marked = "_is_coroutine_marker" in getattr(fn, "__dict__", ())
+    if marked or flags & (_CO_COROUTINE | _CO_ITERABLE_COROUTINE):
         return Kind.COROUTINE
     if flags & _CO_GENERATOR:
         return Kind.GENERATOR

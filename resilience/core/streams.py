@@ -8,7 +8,9 @@ A generator's body runs in its consumer's context, so the call is made current f
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from contextvars import Token
 from typing import TYPE_CHECKING, Any
 
 from resilience.core.call import CURRENT, Call
@@ -64,7 +66,7 @@ def opening_async(pipeline: Pipeline) -> Callable[[Call], Any]:
         call.endings = []
         try:
             source = fn(*call.args, **call.kwargs)
-            first = anext(source)
+            first = _first_of(source)
             try:
                 call.result = Opened(source, await (first if call.deadline is None else bounded(call, first)))
             except StopAsyncIteration:
@@ -76,6 +78,17 @@ def opening_async(pipeline: Pipeline) -> Callable[[Call], Any]:
             call.outcome = OK
 
     return attempt
+
+
+def _first_of(source: Any) -> Any:
+    """The first step of an async generator that nobody but its wrapper closes: at its end, a loop would close both at
+    once, and one of them would find the other at it."""
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return anext(source)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 def _failed(call: Call, error: BaseException) -> None:
@@ -214,7 +227,7 @@ async def _open_async(pipeline: Pipeline, call: Call) -> Any:
             return await pipeline.first.respond_async(call)
         await pipeline.compile()[0](call)
     finally:
-        CURRENT.reset(token)
+        _leave(token)
     return result_of(call)
 
 
@@ -232,4 +245,12 @@ async def _step_async(call: Call, step: Callable[..., Any], *argument: Any) -> A
     try:
         return await step(*argument)
     finally:
+        _leave(token)
+
+
+def _leave(token: Token[Call | None]) -> None:
+    try:
         CURRENT.reset(token)
+    except ValueError:
+        # One that was abandoned is closed by whoever collects it, in a context that has no call of ours.
+        return

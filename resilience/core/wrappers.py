@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -26,9 +27,9 @@ def decorate(fn: Any, policy: Policy, platform: ModuleType) -> Any:
     if isinstance(fn, type) or not callable(fn):
         raise ConfigurationError(f"@{policy.kind} wraps a function, a method or a callable object, not {fn!r}")
     within = getattr(fn, "resilience", None)
-    # A bound method shows the attributes of its function, and must not lose its `self`.
-    bare = getattr(fn, "__self__", None) is None
-    if bare and isinstance(within, Pipeline) and getattr(fn, "__wrapped__", None) is within.fn:
+    # By identity: a bound method shows the attributes of its function and must not lose its `self`, and somebody else's
+    # wrapper may have copied them and must not be lost itself.
+    if isinstance(within, Pipeline) and within.wrapper() is fn:
         pipeline = Pipeline(within.fn, (policy, *within.policies), platform)
     else:
         pipeline = Pipeline(fn, (policy,), platform)
@@ -49,6 +50,7 @@ def _dress(wrapper: Any, pipeline: Pipeline) -> None:
         wrapper.__module__, wrapper.__doc__ = runs.__module__, runs.__doc__
     wrapper.__wrapped__ = fn
     wrapper.resilience = pipeline
+    pipeline.wrapper = weakref.ref(wrapper)
     if pipeline.session_position is not None:
         # Only a function that names a session needs `inspect`.
         import inspect
@@ -163,8 +165,12 @@ def _coroutine(pipeline: Pipeline) -> Any:
                 return await pipeline.first.respond_async(call)
             await chain(call)
         finally:
-            leave(token)
             call.ended = True
+            try:  # noqa: SIM105 - it costs nothing here, and `suppress` half a microsecond
+                leave(token)
+            except ValueError:
+                # One that was abandoned is closed by whoever collects it, in a context that has no call of ours.
+                pass
             if EXCLUSIVE[0] is not None or events.LISTENERS:
                 pipeline.end(call)
         error = call.error

@@ -9,6 +9,7 @@ import logging
 import pickle
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
@@ -16,6 +17,7 @@ import resilience
 from resilience import CircuitOpen, ResilienceError, circuit_breaker, pooled, retry_ratelimit, warm
 from resilience.core import events
 from resilience.core.call import COLD
+from resilience.core.clock import CLOCK
 from resilience.testing import FakeClock, LambdaContext
 
 
@@ -268,6 +270,24 @@ def test_a_generator_stays_one() -> None:
 # ---- nesting
 
 
+def test_somebody_else_s_wrapper_that_copied_the_attributes_is_not_lost() -> None:
+    inner = retry_ratelimit(lambda n: n)
+
+    def outer(n: int) -> tuple[str, int]:
+        return "outer", inner(n)
+
+    # As `update_wrapper` does it, without a `__wrapped__` of its own.
+    outer.__dict__.update(vars(inner))
+    assert circuit_breaker(outer)(1) == ("outer", 1)
+
+
+def test_a_mock_is_called_and_not_awaited() -> None:
+    answer = circuit_breaker(retry_ratelimit(MagicMock(return_value=3)))
+    assert answer({}) == 3
+    awaited = circuit_breaker(retry_ratelimit(AsyncMock(return_value=4)))
+    assert asyncio.run(awaited({})) == 4
+
+
 def test_a_foreign_decorator_in_between_nests_two_pipelines() -> None:
     calls: list[Any] = []
 
@@ -454,6 +474,63 @@ def test_an_error_that_was_raised_keeps_nothing_alive() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("awaits", [False, True], ids=["sync", "async"])
+def test_a_wait_that_is_cancelled_keeps_nothing_alive(monkeypatch: pytest.MonkeyPatch, awaits: bool) -> None:
+    import gc
+    import weakref
+
+    class Big:
+        pass
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    async def cancelled(seconds: float) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(CLOCK, "sleep", interrupted)
+    monkeypatch.setattr(CLOCK, "sleep_async", cancelled)
+
+    @circuit_breaker
+    @retry_ratelimit
+    def handler(big: Big) -> None:
+        raise ConnectionRefusedError
+
+    @circuit_breaker
+    @retry_ratelimit
+    async def handler_async(big: Big) -> None:
+        raise ConnectionRefusedError
+
+    big = Big()
+    gone = weakref.ref(big)
+    gc.disable()
+    try:
+        with pytest.raises(asyncio.CancelledError if awaits else KeyboardInterrupt):
+            asyncio.run(handler_async(big)) if awaits else handler(big)
+        del big
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_call_that_was_abandoned_ends_in_whichever_context_it_is_closed() -> None:
+    calls: list[Any] = []
+
+    @circuit_breaker
+    async def never() -> None:
+        calls.append(resilience.current())
+        await asyncio.sleep(3600)
+
+    async def begin() -> Any:
+        running = never()
+        running.send(None)
+        return running
+
+    # As where a loop is closed that had tasks: not in the context in which it began.
+    asyncio.run(begin()).close()
+    assert calls[0].ended
 
 
 def test_it_shows_itself() -> None:

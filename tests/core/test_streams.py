@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -561,3 +561,26 @@ def test_what_is_decorated_looks_as_it_did(opened: Open) -> None:
     stream = opened(numbers, retry_ratelimit, keep=kept)
     assert inspect.isgeneratorfunction(kept[0]) or inspect.isasyncgenfunction(kept[0])
     stream.close()
+
+
+def test_a_loop_that_ends_closes_a_stream_once(caplog: pytest.LogCaptureFixture) -> None:
+    closed: list[str] = []
+
+    @circuit_breaker
+    async def numbers() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0)
+            closed.append("closed")
+
+    async def begin() -> Any:
+        stream = numbers()
+        await anext(stream)
+        return stream
+
+    # The loop closes what is open, all at once: were the function's own generator known to it, the two would collide.
+    assert asyncio.run(begin()) is not None
+    assert closed == ["closed"]
+    assert not caplog.records
