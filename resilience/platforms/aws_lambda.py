@@ -35,7 +35,11 @@ def reserve(remaining: float) -> float:
 def context_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """The Lambda context among a handler's arguments: `context=`, or the last positional one; else None."""
     last = kwargs["context"] if "context" in kwargs else args[-1] if args else None
-    return last if hasattr(last, "get_remaining_time_in_millis") else None
+    try:
+        return last if hasattr(last, "get_remaining_time_in_millis") else None
+    except Exception:
+        # A proxy such as Flask's `request` raises where there is nothing behind it; it is the function's to meet.
+        return None
 
 
 def recognise(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Invocation | None:

@@ -305,3 +305,15 @@ def test_without_the_package_for_snapshots_there_are_no_hooks(monkeypatch: pytes
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")
     monkeypatch.setitem(sys.modules, "snapshot_restore_py", None)
     assert not aws_lambda.when_restored(lambda: None)
+
+
+class Behind:
+    """A proxy with nothing behind it, as Flask's `request` outside of one."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("working outside of a request context")
+
+
+def test_an_argument_that_can_t_be_asked_is_the_function_s_own_affair() -> None:
+    assert seen(Behind()).invocation is PLAIN
+    assert seen({}, context=Behind()).invocation is PLAIN
