@@ -113,9 +113,9 @@ def notes(naive: Course, ours: Course, prices: Prices) -> list[str]:
     """What must be known to read the table."""
     calm = [course.upstream["mixed"] / _successes(course.mixed) for course in (naive, ours)]
     return [
-        f"Less is better in each row. {RTT * 1000:.0f} ms round trip; medians of {scenes.COLD} cold starts (from the"
-        f" process's start to the answer), {scenes.PINGED} first requests to a process that a ping has started"
-        f" (the naive handler fails on the ping, but has loaded), {scenes.WARM} warm requests,"
+        f"Less is better in each row. {RTT * 1000:.0f} ms round trip, the connect's included. Medians of {scenes.COLD}"
+        f" cold starts (from the process's start to the answer), {scenes.PINGED} first requests to a process that a"
+        f" ping has started (the naive handler fails on the ping, but has loaded), {scenes.WARM} warm requests,"
         f" {scenes.THAWS} thaws.",
         "¹ over the faults, the rate limit and the outage, pings' probes included; at the faults alone"
         f" {calm[0]:.2f} and {calm[1]:.2f}: a retry costs one request, and so does each call that failed.",

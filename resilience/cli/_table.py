@@ -27,7 +27,9 @@ def show(console: Console, compared: list[Row], said: list[Claim], notes: list[s
     for note in notes:
         console.print(note, style="dim", highlight=False)
     console.print()
-    console.print("What is claimed of such tools, and what was seen here:", highlight=False)
+    console.print(
+        "The article that this project began with claims, of a function of its own (✗: not seen here):", highlight=False
+    )
     for claim in said:
         console.print(_line(claim), highlight=False)
 

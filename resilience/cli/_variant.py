@@ -18,6 +18,26 @@ RTT, TIMEOUT = 0.030, 3.0
 MAX_IDLE, PAUSE = 1.0, 0.4
 
 
+#: Over loopback a connect takes no time. The relay holds back what is sent first, as if it had been sent a round trip
+#: after the connect; a client that reads its CA bundle once it is connected, as requests does, would read it meanwhile
+#: for nothing. So in both sandboxes a connect itself takes a round trip, as it does in the world.
+_DISTANCE = f"""
+import socket
+import time
+
+_connect_at_once = socket.socket.connect
+
+
+def _connect(self, address):
+    _connect_at_once(self, address)
+    if isinstance(address, tuple):
+        time.sleep({RTT})
+
+
+socket.socket.connect = _connect
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One invocation. ms: all that the caller waited; init_ms: the part of it before the handler could run."""
@@ -74,6 +94,7 @@ def variant(name: str, source: str, folder: Path, *, seed: int, memory_mb: int) 
     home = folder / name
     home.mkdir()
     (home / "handler.py").write_text(source, encoding="utf-8")
+    (home / "sitecustomize.py").write_text(_DISTANCE, encoding="utf-8")
     key_file = home / "api-key"
     with ExitStack() as running:
         api = running.enter_context(FaultyAPI(seed=seed))

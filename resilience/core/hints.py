@@ -12,12 +12,12 @@ from typing import Any
 
 __all__ = ["lowered", "retry_after"]
 
-#: A hint beyond a year is an error of its sender.
+#: Seconds. A longer hint is taken for this one, which nobody waits for either.
 _YEAR = 366 * 86400.0
 # Longer names and values, and more headers than this, are nobody's hint; the bounds keep a hostile answer cheap.
 _MAX_NAME, _MAX_VALUE, _MAX_HEADERS = 128, 1024, 256
 
-_NUMBER = re.compile(r"[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18}")
+_NUMBER = re.compile(r"[0-9]{1,64}(?:\.[0-9]{0,18})?|\.[0-9]{1,18}")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?)(ns|us|µs|μs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}\S*")
@@ -102,9 +102,10 @@ def _hints(fields: dict[str, str], now: float, limits: bool) -> Iterator[float |
 
 
 def _sane(seconds: float | None, scale: float = 1.0) -> float | None:
-    if seconds is None or not math.isfinite(seconds) or not 0.0 <= seconds * scale <= _YEAR:
+    if seconds is None or not math.isfinite(seconds) or seconds < 0.0:
         return None
-    return seconds * scale
+    # Longer than anybody waits is still no leave to ask now.
+    return min(seconds * scale, _YEAR)
 
 
 def _number(text: str | None) -> float | None:

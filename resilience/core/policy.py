@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from resilience.core.errors import ResilienceError
 from resilience.core.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ class WarmUp:
         self.errors: list[str] = []
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Note a failure by the kind of error alone: a message may hold anything."""
-        self.errors.append(f"{what}: {type(error).__name__}")
+        """Note a failure: in our own words, or by its kind alone, since another's message may hold anything."""
+        said = f"{type(error).__name__}: {error}" if isinstance(error, ResilienceError) else type(error).__name__
+        self.errors.append(f"{what}: {said}")
 
 
 class Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resilience.core import events
@@ -29,6 +30,8 @@ _lock = threading.Lock()
 _gates: dict[tuple[str, bool], RateGate] = {}
 _budgets: dict[tuple[str, float], RetryBudget] = {}
 _quotas: dict[tuple[str, str], Any] = {}
+#: All guards that live, which keep what they have found.
+_guards: weakref.WeakSet[RetryGuard] = weakref.WeakSet()
 _MOST = 1000
 
 
@@ -69,17 +72,18 @@ class _Story:
 
 
 class RetryGuard:
-    """The guard of one policy. What changes: `_shared`, a cache by dependency, and the strategies, made once."""
+    """The guard of one policy. What changes: `known`, a cache by dependency, and the strategies, made once."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._shared: dict[str, _Shared] = {}
+        self.known: dict[str, _Shared] = {}
         self._strategies: Strategies | None = None
+        _guards.add(self)
 
     def _share(self, dependency: str) -> _Shared:
         policy = self._policy
         with _lock:
-            for registry in (_gates, _budgets, _quotas, self._shared):
+            for registry in (_gates, _budgets, _quotas, self.known):
                 if len(registry) > _MOST:
                     registry.clear()
             gate = _gates.setdefault((dependency, policy.smooth), RateGate(smooth=policy.smooth))
@@ -91,14 +95,14 @@ class RetryGuard:
 
                 key = (dependency, policy.limit)
                 quota = _quotas.get(key) or _quotas.setdefault(key, Quota(policy.limit, dependency))
-            shared = self._shared[dependency] = _Shared(gate, budget, quota)
+            shared = self.known[dependency] = _Shared(gate, budget, quota)
         return shared
 
     # ---- the loops
 
     def bind(self, proceed: Proceed) -> Proceed:
         """`proceed`, tried again where that is worth it."""
-        policy, known = self._policy, self._shared
+        policy, known = self._policy, self.known
         name, custom = policy.name, policy.retry is not None
         timed = custom or policy.stop is not None or policy.wait is not None
 
@@ -126,7 +130,7 @@ class RetryGuard:
 
     def bind_async(self, proceed: AsyncProceed) -> AsyncProceed:
         """The same for `async def`."""
-        policy, known = self._policy, self._shared
+        policy, known = self._policy, self.known
         name, custom = policy.name, policy.retry is not None
         timed = custom or policy.stop is not None or policy.wait is not None
 
@@ -264,7 +268,8 @@ class RetryGuard:
         policy, outcome = self._policy, unit.outcome
         # Before tenacity is loaded: most of what fails is not to be tried again.
         if policy.retry is None and (refused := self._refused(unit)) is not None:
-            return refused
+            # What the deadline has ended would not be tried again either way, and that is the news.
+            return "deadline" if refused and _is_late(unit, 0.0) else refused
         strategies = self._strategies or self._load()
         state = strategies.state(unit, story.waited, CLOCK.monotonic() - story.started)
         if policy.retry is not None and not strategies.wanted(state):
@@ -321,12 +326,14 @@ class RetryGuard:
     def _give_up(self, unit: Guarded, story: _Story, why: str) -> None:
         dependency = self._policy.name or unit.dependency
         outcome = unit.outcome
-        tried = f"after attempt {unit.attempt}, {story.waited:.1f} s waited"
-        said = f"resilience: gave up on {dependency} {tried}: {_WHY[why]}"
+        met = f"{outcome.meaning.value} {outcome.status or label(unit.error) or ''}".strip()
+        tried = f"after attempt {unit.attempt} ({met}), {story.waited:.1f} s waited"
+        said = f"gave up on {dependency} {tried}: {_WHY[why]}"
         if events.LISTENERS:
             given_up = events.RetryGivenUp(dependency, unit.attempt, story.waited, why, outcome.meaning.value)
             events.emit(given_up)
-        _log.info("%s", said)
+        # Seen by default, on Lambda too, whose client prints no notes. One attempt by choice is no news.
+        _log.log(logging.DEBUG if self._policy.attempts == 1 else logging.WARNING, "%s", said)
         error = unit.error
         if error is None:
             try:
@@ -337,7 +344,7 @@ class RetryGuard:
         if outcome.meaning is Meaning.RATE_LIMITED and why in ("hint", "deadline") and isinstance(error, Exception):
             unit.error = error = _as_rate_limited(error, dependency, outcome.retry_after, _WHY[why])
         try:
-            error.add_note(said)
+            error.add_note(f"resilience: {said}")
         except Exception:
             # A frozen dataclass, or one that has put something else in the place of its notes.
             _log.debug("a %s takes no note", type(error).__name__)
@@ -345,7 +352,7 @@ class RetryGuard:
 
 _WHY = {
     "attempts": "that was the last attempt",
-    "deadline": "another would not have ended by the deadline",
+    "deadline": "another would not have ended by the deadline of the call",
     "hint": "it asks for a longer pause than max_retry_after",
     "budget": "the retry budget is spent",
     "idempotency": "it may have been processed and is not idempotent",
@@ -394,8 +401,11 @@ def _as_rate_limited(error: Exception, dependency: str, retry_after: float | Non
 def forget_all() -> None:
     """Forget what callers share; for tests."""
     with _lock:
-        for registry in (_gates, _budgets, _quotas):
-            registry.clear()
+        for guard in _guards:
+            guard.known.clear()
+        _gates.clear()
+        _budgets.clear()
+        _quotas.clear()
 
 
 def _after_fork() -> None:

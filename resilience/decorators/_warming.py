@@ -168,7 +168,9 @@ class WarmPolicy(Policy):
             ms = (CLOCK.monotonic() - started) * 1000
             events.emit(events.WarmedUp(warmup.reason, ms, warmup.opened, tuple(warmup.errors)))
         if warmup.errors:
-            _log.debug("warming up (%s): %s", warmup.reason, ", ".join(warmup.errors))
+            # A ping's answer is read by nobody, least of all by EventBridge.
+            level = logging.WARNING if warmup.reason == "ping" else logging.INFO
+            _log.log(level, "warming up (%s): %s", warmup.reason, ", ".join(warmup.errors))
 
     def warm_up(self, warmup: WarmUp, pipeline: Pipeline) -> None:
         """Its own part is the probe; connections and credential are there by then."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
@@ -24,6 +25,8 @@ _lock = threading.Lock()
 #: Breakers of URLs and of names, for the whole process: functions with the same settings share one. What changes:
 #: entries are added, under `_lock`.
 _breakers: dict[tuple[Any, ...], Breaker] = {}
+#: All policies that live, which keep what they have found.
+_policies: weakref.WeakSet[BreakerPolicy] = weakref.WeakSet()
 _MOST = 1000
 
 
@@ -41,6 +44,7 @@ class BreakerPolicy(Policy):
         #: fallback and stale_if_error.
         self.rescue = rescue
         self.known: dict[str, Breaker] = {}
+        _policies.add(self)
 
     def guard(self, level: Level, pipeline: Pipeline) -> BreakerGuard | None:
         """Around each request and, for what does not come through the pool, around the call."""
@@ -142,8 +146,10 @@ class BreakerPolicy(Policy):
 
 
 def forget_all() -> None:
-    """Forget the breakers that functions share; for tests."""
+    """Forget the breakers of all functions; for tests."""
     with _lock:
+        for policy in _policies:
+            policy.known.clear()
         _breakers.clear()
 
 

@@ -53,8 +53,8 @@ class AuthPolicy(Policy):
             hosts = HostRule.parse(urlsplit(plan.base_url).netloc)
         if hosts is None and self.source is not None:
             raise ConfigurationError(
-                f"fresh_auth on {plan.pipeline.name}: hosts=None says of no host that the credential is for it: "
-                'give hosts="api.example.com", or @pooled(base_url=...)'
+                f"fresh_auth on {plan.pipeline.name}: hosts=None, so the credential may be sent nowhere: "
+                'give hosts="api.example.com", or @pooled(base_url="https://api.example.com/v1")'
             )
         return Authorizer(self.source, hosts, **self.options)
 

@@ -9,6 +9,7 @@ Guards use it so, for `def` and `async def` alike:
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from resilience.state._pybreaker import Machine
 
 __all__ = ["Breaker", "BreakerSettings", "Counts", "Permit"]
+
+_log = logging.getLogger("resilience")
 
 
 class Breaker(Circuit):
@@ -241,6 +244,10 @@ class Breaker(Circuit):
                     self._machine.follow()
                 else:
                     self._machine.apply(new)
+                if old != new:
+                    # The one thing that must be seen at 3 a.m. without having been asked for.
+                    level = logging.WARNING if new in (OPEN, ISOLATED) else logging.INFO
+                    _log.log(level, "circuit of %s: %s, was %s", self.dependency, new, old)
                 if old != new and events.LISTENERS:
                     events.emit(events.CircuitChanged(self.dependency, old, new))
             finally:

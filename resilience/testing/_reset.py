@@ -8,7 +8,7 @@ __all__ = ["reset"]
 def reset() -> None:
     """Forget the breakers, rate gates, budgets and quotas of this process, so that one test does not reach another.
 
-    Functions decorated before keep those that they have used already.
+    Functions decorated before start anew, too. Connections stay open.
     """
     from resilience.decorators import _retrying, circuit_breaker
 

@@ -16,6 +16,7 @@ import requests
 import resilience
 from resilience import DeadlineExceeded, RateLimited, circuit_breaker, fresh_auth, pooled, retry_ratelimit
 from resilience.core import events
+from resilience.core.outcome import label
 from resilience.decorators import _retrying
 from resilience.testing import FakeClock, Fault, FaultyAPI, LambdaContext
 from resilience.testing.faults import HINTS
@@ -511,7 +512,8 @@ def test_the_last_error_says_how_often_how_long_and_why(clock: FakeClock) -> Non
     with pytest.raises(Odd) as caught:
         call()
     assert caught.value.__notes__ == [
-        f"resilience: gave up on {call.resilience.name} after attempt 3, 3.0 s waited: that was the last attempt"
+        f"resilience: gave up on {call.resilience.name} after attempt 3 (unknown {label(caught.value)}), 3.0 s waited:"
+        " that was the last attempt"
     ]
 
 

@@ -228,7 +228,7 @@ def test_the_request_scope_needs_a_pool(decorator: Callable[..., Any]) -> None:
 def test_a_credential_for_no_host_is_an_error_of_the_first_call() -> None:
     def handler() -> None: ...
 
-    with pytest.raises(ConfigurationError, match=r"fresh_auth on .*handler: hosts=None .*pooled\(base_url"):
+    with pytest.raises(ConfigurationError, match=r"fresh_auth on .*handler: hosts=None, .*pooled\(base_url"):
         fresh_auth(env="API_KEY")(handler)()
 
 
