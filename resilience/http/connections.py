@@ -5,6 +5,7 @@ Imports urllib3, so it is itself imported only when the first request is made.
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import sys
@@ -22,6 +23,10 @@ from resilience.http.sockets import ATTEMPT, DeadlineSocket, remaining
 from resilience.http.tls import DeadlineSSLSocket, SharedContext, secure
 
 __all__ = ["HTTPConnection", "HTTPSConnection", "is_replaced"]
+
+
+#: Interim responses before a final one; beyond, a server does not mean to answer.
+MOST_INTERIM = 100
 
 
 def _genuine(cls: Any) -> Any:
@@ -42,6 +47,26 @@ def is_replaced() -> bool:
     )
 
 
+class FinalResponse(http.client.HTTPResponse):
+    """The final answer, after any number of interim ones (RFC 9110 §15.2: 102, 103), of which `http.client` skips only
+    100. It would take a 103 for the answer, and the answer itself for that of the next request on the connection."""
+
+    def begin(self) -> None:
+        super().begin()
+        skipped = 0
+        while self.status < 200:
+            if self.status == 101:
+                # What follows is no HTTP.
+                self.will_close = True
+                return
+            skipped += 1
+            if skipped > MOST_INTERIM:
+                raise http.client.HTTPException(f"got more than {MOST_INTERIM} interim responses")
+            # Which is how it knows that it has not begun.
+            self.headers = None  # type: ignore[assignment]
+            super().begin()
+
+
 #: What changes: every connection of the process that is alive; only a forked child walks through them.
 _connections: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -53,6 +78,7 @@ class HTTPConnection(_HTTP):  # type: ignore[misc]
     """
 
     scheme: ClassVar[str] = "http"
+    response_class = FinalResponse
     #: Seconds of quiet after which it is not used again; set by `pools.pool_classes`.
     max_idle: ClassVar[float] = 55.0
 
@@ -171,7 +197,7 @@ class HTTPConnection(_HTTP):  # type: ignore[misc]
             return "idle"
         ours = isinstance(self.sock, DeadlineSocket)
         if super().is_connected:
-            return "dropped" if ours and self.sock.ended else None
+            return "dropped" if ours and (self.sock.ended or self.sock.has_leftover()) else None
         return None if ours and self.sock.is_quiet() else "dropped"
 
     def tell_retired(self, why: str) -> None:

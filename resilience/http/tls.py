@@ -38,6 +38,10 @@ class DeadlineSSLSocket(DeadlineSocket, ssl.SSLSocket):
                 raise ConnectionResetError(errno.ECONNRESET, "the peer was gone before the TLS handshake") from error
             raise
 
+    def has_leftover(self) -> bool:
+        # The rest of a record of which the answer was the beginning; it would be taken for the next one.
+        return self.pending() > 0
+
     def do_handshake(self, block: bool = False) -> None:
         attempt = ATTEMPT.get()
         if attempt is not None and attempt.deadline is not None:
