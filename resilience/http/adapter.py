@@ -19,7 +19,7 @@ from urllib3.exceptions import EmptyPoolError, LocationValueError, ReadTimeoutEr
 from urllib3.util import Timeout, parse_url
 
 from resilience.core.clock import CLOCK
-from resilience.core.errors import also
+from resilience.core.errors import DeadlineExceeded, also
 from resilience.http.connections import is_replaced
 from resilience.http.pools import HTTPPool, PoolQueue, pool_classes
 from resilience.http.sockets import ATTEMPT, Attempt
@@ -29,6 +29,9 @@ __all__ = ["PooledAdapter"]
 
 #: A read of the body that takes too long is a `ConnectionError` in requests (psf/requests#5430); here it is both.
 BodyTimeout: type[Any] = also(ReadTimeout, ConnectionError)
+#: No connection was free by the deadline. It is a `ConnectTimeout` in requests; that it is our own limit, and says
+#: nothing of the dependency, is for the breaker.
+NoneFree: type[Any] = also(ConnectTimeout, DeadlineExceeded)
 PORTS = {"http": 80, "https": 443}
 
 #: What changes: every adapter that is alive; only a forked child walks through them.
@@ -100,7 +103,7 @@ class PooledAdapter(HTTPAdapter):
                 request, stream=stream, timeout=self._timeouts(timeout), verify=verify, cert=cert, proxies=proxies
             )
         except EmptyPoolError as error:
-            raise ConnectTimeout(error, request=request) from error
+            raise NoneFree(error, request=request) from error
         if stream:
             pool = getattr(response.raw, "_pool", None)
             if isinstance(pool, HTTPPool):
@@ -283,12 +286,12 @@ class PooledAdapter(HTTPAdapter):
         """How many open connections lie in the pools."""
         return sum(len(cast(PoolQueue, pool.pool).idle()) for pool in self._all_pools() if pool.pool is not None)
 
-    def retire_all(self, why: str) -> int:
+    def retire_all(self, why: str, host: str | None = None) -> int:
         """Close every connection that lies in the pools, say how many, and close those in use when they come back.
 
-        The adapter may go on to be used.
+        host: only those to this one. The adapter may go on to be used.
         """
-        return sum(pool.retire(why) for pool in self._all_pools())
+        return sum(pool.retire(why) for pool in self._all_pools() if host in (None, pool.host))
 
     def close(self) -> None:
         """Close what lies in the pools; as with a stock adapter, a later request opens new ones."""

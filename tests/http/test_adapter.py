@@ -21,6 +21,7 @@ from requests.adapters import HTTPAdapter
 
 from resilience.core import events
 from resilience.core.clock import CLOCK
+from resilience.core.outcome import of_error
 from resilience.http import prewarm
 from resilience.http.adapter import PooledAdapter
 from resilience.http.sockets import ATTEMPT, Attempt
@@ -236,6 +237,8 @@ def test_waiting_for_a_place_ends_by_the_deadline(api: FaultyAPI) -> None:
     taken, _ = attempt(adapter, api, "/v1/models", stream=True)
     error, sent = failing(adapter, api, within=0.05)
     assert isinstance(error, requests.ConnectTimeout)
+    # It is our own limit: nothing was learnt of the dependency, and no breaker counts it.
+    assert not of_error(error, sent=sent).failure
     assert not sent
     taken.close()
     assert attempt(adapter, api)[0].ok
