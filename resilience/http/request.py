@@ -40,7 +40,12 @@ def dependency_of(url: str) -> str:
         parts = urlsplit(url)
         host = (parts.hostname or "").rstrip(".")
         host = f"[{host}]" if ":" in host else host
-        known = f"{parts.scheme}://{host}:{parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)}"
+        try:
+            port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+        except ValueError:
+            # Out of range, as a redirect may have it: the adapter says so, as requests would.
+            port = 0
+        known = f"{parts.scheme}://{host}:{port}"
         if len(_dependencies) >= _MOST:
             _dependencies.clear()
         _dependencies[start] = known
@@ -257,9 +262,14 @@ class RequestPath:
     # ---- what else a call may want
 
     def probe(self, call: Call, url: str) -> Outcome:
-        """Ask `url` for its headers, past all guards: what came of it."""
+        """Ask `url` for its headers, past all guards and over a new connection: what came of it.
+
+        What has stood idle through an outage may be dead, and would say nothing of the dependency.
+        """
         import requests
 
+        if self.pool is not None:
+            self.pool.retire_all("outage", urlsplit(url).hostname)
         prepared = self.session.prepare_request(requests.Request("HEAD", url))
         # The CA bundle and the proxies of the environment, as for all others.
         options = self.session.merge_environment_settings(prepared.url, {}, None, None, None)

@@ -502,3 +502,13 @@ def test_two_calls_at_once_do_not_mix(api: FaultyAPI, pool: Any) -> None:
         thread.join()
     assert answers == [True] * 80
     assert api.handshakes <= 4
+
+
+def test_a_redirect_to_a_port_out_of_range_fails_as_in_requests(api: FaultyAPI, pool: Any) -> None:
+    @pool()
+    @retry_ratelimit
+    def handler() -> None:
+        requests.get(f"{api.base_url}/redirect?to=http://localhost:99999/")
+
+    with pytest.raises(requests.exceptions.InvalidURL):
+        handler()
