@@ -13,7 +13,7 @@ from resilience.testing import Fault
 
 __all__ = ["FAULTS", "SCENES", "STEPS", "Course", "Tick"]
 
-COLD, PINGED, WARM, THAWS, ROTATION, MIXED, LIMITED = 15, 3, 30, 3, 10, 200, 16
+COLD, PINGED, WARM, THAWS, ROTATION, MIXED, LIMITED = 11, 3, 30, 3, 10, 200, 16
 #: The share of requests that meet a fault, and what may be met, with weights: a busy API's day.
 PROBABILITY = 0.15
 FAULTS: dict[Fault, float] = {
@@ -31,7 +31,7 @@ FAULTS: dict[Fault, float] = {
 #: The true rate limit: requests in a window of so many seconds.
 LIMIT, WINDOW = 4, 1.0
 #: The outage: seconds of 503s, then seconds of silence, the last of them half-way through the bare handler's timeout.
-REFUSING, SILENT = 2.9, 4.85
+REFUSING, SILENT = 4.9, 4.85
 #: Seconds between the calls of a steady client, and after which it is taken that there will be no recovery.
 BEAT, PATIENCE = 0.25, 15.0
 

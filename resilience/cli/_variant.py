@@ -15,7 +15,7 @@ __all__ = ["MAX_IDLE", "PAUSE", "RTT", "TIMEOUT", "Sample", "Variant", "variant"
 #: Seconds: the round trip; the timeout that the handler's body gives to `requests.post`.
 RTT, TIMEOUT = 0.030, 3.0
 #: Seconds that the decorated handler keeps an idle connection, and a circuit open: 55 and 10 in its source.
-MAX_IDLE, PAUSE = 1.0, 0.4
+MAX_IDLE, PAUSE = 1.0, 0.3
 
 
 #: Over loopback a connect takes no time. The relay holds back what is sent first, as if it had been sent a round trip

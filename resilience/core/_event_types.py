@@ -44,7 +44,7 @@ class ConnectionOpened(Event):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRetired(Event):
-    """A pooled connection was closed instead of used; why: idle, dropped, fork, snapshot."""
+    """A pooled connection was closed instead of used; why: idle, dropped, fork, snapshot, outage."""
 
     dependency: str
     why: str

@@ -82,10 +82,10 @@ class Pool:
         """
         return self.adapter.warm(url, count, deadline)
 
-    def retire_all(self, why: str) -> None:
-        """Close every idle connection; those in use are closed when they come back."""
+    def retire_all(self, why: str, host: str | None = None) -> None:
+        """Close every idle connection, to `host` or to all; those in use are closed when they come back."""
         if self._adapter is not None:
-            self._adapter.retire_all(why)
+            self._adapter.retire_all(why, host)
 
 
 def was_sent(attempt: Attempt) -> bool | None:
