@@ -26,7 +26,7 @@ PAUSE = float(os.environ.get("PAUSE", "10"))
 
 @warm(timeout=0.5)
 @pooled(base_url=API_URL, max_idle=MAX_IDLE)
-@retry_ratelimit(base=0.2)
+@retry_ratelimit(base=0.1)
 @circuit_breaker(reset_timeout=PAUSE, max_reset_timeout=2 * PAUSE)
 @fresh_auth(provider=resilience.file(KEY_FILE), idempotency_key=True)
 def handler(event, context):

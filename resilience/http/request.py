@@ -5,6 +5,7 @@ Nothing here imports requests: where one of its exceptions is to be raised, it h
 
 from __future__ import annotations
 
+import logging
 from copy import copy
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ from resilience.http.session import was_sent
 from resilience.http.sockets import ATTEMPT, Attempt
 
 __all__ = ["Request", "RequestPath", "dependency_of"]
+
+_log = logging.getLogger("resilience")
 
 #: What `HTTPAdapter.send` takes for granted.
 _DEFAULTS: dict[str, Any] = {"stream": False, "timeout": None, "verify": True, "cert": None, "proxies": None}
@@ -99,6 +102,8 @@ class RequestPath:
         for url in plan.known_urls:
             self._note(url)
         self._session: Any = None
+        #: Where a credential would go but for plain http, and the log says so. What changes: any thread may add one.
+        self._told: set[str] = set()
         #: Called when a call begins, so that its requests come here; None: they only come by the session.
         self.ready = transparent.install if self.transparent else None
         #: The path of a call around this one's, and this path completed by it.
@@ -201,6 +206,9 @@ class RequestPath:
             unit.result = None
             unit.error = error
             unit.outcome = of_error(error, sent=was_sent(attempt) if self.pool is not None else None)
+            if attempt.deadline is not None and CLOCK.monotonic() >= attempt.deadline and isinstance(error, OSError):
+                # What requests says of its own timeouts is not what happened.
+                error.add_note("resilience: the deadline of the call ended this attempt")
             if getattr(error, "request", error) is None:
                 # requests itself does not say it where a body ends early.
                 error.request = unit.prepared  # type: ignore[attr-defined]
@@ -226,12 +234,21 @@ class RequestPath:
                 response.close()
                 _rewind(unit.prepared)
                 response = self._deliver_as(unit, fresh, attempt)
+            if response.status_code in authorizer.refresh_on:
+                again = "the same again" if fresh is None else "a fresh one, too"
+                _log.warning("%s refused the credential (%d), %s", unit.dependency, response.status_code, again)
         return response
 
     def _may_know(self, unit: Request, url: str) -> bool:
         """Whether the credential may go to this URL: its hosts only, and none that another host sent us to."""
         authorizer = self.authorizer
-        if authorizer.source is None or not authorizer.allows(url):
+        if authorizer.source is None:
+            return False
+        if not authorizer.allows(url):
+            if url.startswith("http:") and unit.dependency not in self._told and authorizer.is_ours(url):
+                # Once: from here on only a 401 would speak of it.
+                self._told.add(unit.dependency)
+                _log.warning("%s: no credential is sent over plain http (insecure=True would)", unit.dependency)
             return False
         return not has_strayed(unit.call, url)
 
