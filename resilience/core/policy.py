@@ -104,6 +104,10 @@ class Policy:
     def forget(self, why: str) -> None:
         """Let go of what must not be copied or kept: sockets, credentials."""
 
+    def for_another(self) -> Policy:
+        """This policy for one more function: itself, but where it keeps something of the function it stands on."""
+        return self
+
     def decorated(self, pipeline: Pipeline) -> None:
         """A pipeline with this policy was made; one with more policies may follow."""
 

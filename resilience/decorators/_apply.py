@@ -21,7 +21,8 @@ def apply(policy: Policy, fn: Any) -> Any:
     if fn is None:
 
         def decorator(decorated: Any) -> Any:
-            return decorate(decorated, policy, platforms)
+            # One decorator, made once, may be put on several functions.
+            return decorate(decorated, policy.for_another(), platforms)
 
         # So that `resilient` can tell one from a function to decorate.
         decorator._is_resilience = True  # type: ignore[attr-defined]

@@ -215,6 +215,20 @@ class WarmPolicy(Policy):
 
     # ---- in the background
 
+    def for_another(self) -> WarmPolicy:
+        """What warms, and since when there was a call, is each function's own."""
+        if self._pipeline is None:
+            return self
+        return WarmPolicy(
+            self.pings,
+            probe=self.probe,
+            interval=self.interval,
+            timeout=self.timeout,
+            connections=self.connections,
+            concurrency=self.concurrency,
+            heartbeat=self.heartbeat,
+        )
+
     def decorated(self, pipeline: Pipeline) -> None:
         """In the init phase, begin at once."""
         first = self._pipeline is None

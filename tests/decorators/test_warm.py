@@ -431,6 +431,29 @@ def test_in_the_init_phase_it_begins_at_decoration(api: FaultyAPI, heard: list[A
 
 
 @pytest.mark.usefixtures("init")
+def test_each_of_the_functions_that_share_a_decorator_is_warmed(heard: list[Any]) -> None:
+    made: list[str] = []
+    shared = warm(interval=60)
+
+    def handler(name: str) -> Any:
+        def key() -> str:
+            made.append(name)
+            return "key"
+
+        @shared
+        @fresh_auth(provider=key, hosts=f"{name}.test")
+        def handle(event: Any = None) -> None:
+            """Only warmed."""
+
+        return handle
+
+    handlers = [handler("one"), handler("other")]
+    assert until(lambda: len(heard) == 2)
+    assert sorted(made) == ["one", "other"]
+    assert handlers[0].resilience.policy("warm") is not handlers[1].resilience.policy("warm")
+
+
+@pytest.mark.usefixtures("init")
 def test_decorators_above_it_are_waited_for(api: FaultyAPI, heard: list[Any]) -> None:
     # Without @pooled, @fresh_auth has no host: that is no error while decorators are still coming.
     @own_pool(api)
