@@ -283,7 +283,7 @@ def test_a_hanging_provider_is_left_alone_at_the_timeout(hanging: Any) -> None:
     assert "credential" not in answer
     # Whichever of the two saw first that time was up.
     assert answer["errors"]
-    assert set(answer["errors"]) <= {"not done within 0.05 s", "fresh_auth: DeadlineExceeded"}
+    assert all(e.startswith(("not done within 0.05 s", "fresh_auth: DeadlineExceeded")) for e in answer["errors"])
 
 
 @pytest.mark.parametrize("pool_first", [True, False])
