@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from resilience.core.errors import ResilienceError
+from resilience.core.errors import ConfigurationError, CredentialUnavailable, DeadlineExceeded
 from resilience.core.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class WarmUp:
 
     def failed(self, what: str, error: BaseException) -> None:
         """Note a failure: in our own words, or by its kind alone, since another's message may hold anything."""
-        said = f"{type(error).__name__}: {error}" if isinstance(error, ResilienceError) else type(error).__name__
+        # By the very class: one that stands for another's error, too, has that one's words.
+        ours = type(error) in (ConfigurationError, CredentialUnavailable, DeadlineExceeded)
+        said = f"{type(error).__name__}: {error}" if ours else type(error).__name__
         self.errors.append(f"{what}: {said}")
 
 

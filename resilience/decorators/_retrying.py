@@ -33,6 +33,9 @@ _quotas: dict[tuple[str, str], Any] = {}
 #: All guards that live, which keep what they have found.
 _guards: weakref.WeakSet[RetryGuard] = weakref.WeakSet()
 _MOST = 1000
+#: Seconds. A hint of days, or an absurd one, would close the gate for the life of the process; this often a new call
+#: may ask whether it still holds. A retry never comes before its hint, however long.
+_CLOSED_AT_MOST = 3600.0
 
 
 class GivenUp(NamedTuple):
@@ -243,7 +246,7 @@ class RetryGuard:
             events.emit(failed)
         if outcome.meaning is Meaning.RATE_LIMITED:
             if outcome.retry_after is not None:
-                shared.gate.close(outcome.retry_after)
+                shared.gate.close(min(outcome.retry_after, _CLOSED_AT_MOST))
             if events.LISTENERS:
                 events.emit(events.RateLimited(dependency, outcome.retry_after))
         story.last = (unit.result, unit.error, outcome)
