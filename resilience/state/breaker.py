@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Breaker", "BreakerSettings", "Counts", "Permit"]
 
 _log = logging.getLogger("resilience")
+_NEVER = math.inf
 
 
 class Breaker(Circuit):
@@ -73,9 +74,14 @@ class Breaker(Circuit):
         machine = self._watched
         if machine is not None:
             self._follow(machine)
-        # Those turned away need no lock.
-        if self._ends is not None and (left := self._left()) > 0:
-            return self._rejection(left if left < math.inf else None)
+        # Those turned away need no lock; `_left`, in line.
+        ends = self._ends
+        if ends is not None:
+            left, by_wall = ends[0] - CLOCK.monotonic(), ends[1] - CLOCK.wall()
+            if by_wall < left:
+                left = by_wall
+            if left > 0:
+                return self._rejection(left if left < _NEVER else None)
         with self._lock:
             permit, wait = self._decide()
         if self._queue:
