@@ -6,6 +6,7 @@ Nothing here imports requests: where one of its exceptions is to be raised, it h
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from copy import copy
 from typing import Any
 from urllib.parse import urlsplit
@@ -208,7 +209,8 @@ class RequestPath:
             unit.outcome = of_error(error, sent=was_sent(attempt) if self.pool is not None else None)
             if attempt.deadline is not None and CLOCK.monotonic() >= attempt.deadline and isinstance(error, OSError):
                 # What requests says of its own timeouts is not what happened.
-                error.add_note("resilience: the deadline of the call ended this attempt")
+                with suppress(Exception):
+                    error.add_note("resilience: the deadline of the call ended this attempt")
             if getattr(error, "request", error) is None:
                 # requests itself does not say it where a body ends early.
                 error.request = unit.prepared  # type: ignore[attr-defined]
